@@ -1,0 +1,570 @@
+"""Events: what visitors find, what organizers put on, and two who do so at the same time."""
+
+import re
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from sqlalchemy import event
+from sqlalchemy.exc import IntegrityError
+
+from models import Category, Event, Order, TicketType, db
+
+LISTED = {"id", "name", "description", "venue", "poster", "status", "category"}
+LISTED |= {"starts_at", "ends_at", "created_at", "updated_at"}
+TICKET_TYPE = {"name": "Regular", "price": 2500, "quantity": 10}
+NO_TIMES = [
+    *("2026-11-22", "18:30:00Z", "20261122T183000Z", "2026-W47-7T18:30:00Z", "2026-11-22T18:30:00.Z", "1795372200"),
+    *("0000-01-01T00:00:00Z", "0001-01-01T00:00:00Z", "1970-01-01T00:00:00+00:01", "10000-01-01T00:00:00Z"),
+    *("9999-12-31T23:59:59-00:01", "2026-11-22T18:30:00+24:00", "2026-11-22T18:30:00+02:60", "2026-11-22T18:30:00-"),
+    *("2026-02-29T10:00:00Z", "2100-02-29T10:00:00Z", "2026-04-31T10:00:00Z", "2026-13-01T10:00:00Z"),
+    *("2026-12-31T23:59:60Z", "2026-11-22T25:00:00Z", "2026-11-22T18:60:00Z", "2026-11-22T18:30:00Z\0"),
+]
+TIMES = {
+    "2026-11-22T18:30:00Z": "2026-11-22T18:30:00Z",
+    "2026-11-22t18:30:00z": "2026-11-22T18:30:00Z",
+    "2026-11-22 18:30Z": "2026-11-22T18:30:00Z",
+    "2026-11-22T18:30:00.999999999Z": "2026-11-22T18:30:00Z",
+    "2026-11-22T18:30:00,5+02:00": "2026-11-22T16:30:00Z",
+    "2026-12-31T23:59:59-23:59": "2027-01-01T23:58:59Z",
+    "2028-02-29T00:00:00+0530": "2028-02-28T18:30:00Z",
+    "2028-03-01T00:30:00+01:00": "2028-02-29T23:30:00Z",
+    "1970-01-01T00:00:00Z": "1970-01-01T00:00:00Z",
+    "9999-12-31T23:59:58Z": "9999-12-31T23:59:58Z",
+}
+NO_URLS = [
+    *("x", "ftp://x.example/a", "javascript:alert(1)", "data:image/png;base64,AA", "//x.example/a", "https:/x.example"),
+    *("http://", "http:///a", "http://:80", "http://[::1", "http://x y", "http://x/\r\nA: b", "http://x/\u2028y"),
+    "https://x.example/" + "a" * 2000,
+]
+
+
+def iso(**ago):
+    return f"{datetime.now(UTC) - timedelta(**ago):%Y-%m-%dT%H:%M:%SZ}"
+
+
+def past(**ago):
+    """Fields of an event of two hours that began this long ago."""
+    start = datetime.now(UTC).replace(microsecond=0) - timedelta(**ago)
+    return {"starts_at": start, "ends_at": start + timedelta(hours=2)}
+
+
+def ids(answer):
+    assert answer.status_code == 200, answer.get_json()
+    return [row["id"] for row in answer.get_json()]
+
+
+def wrong(answer):
+    """The fields that a 400 names."""
+    return answer.status_code == 400 and list(answer.get_json()["message"])
+
+
+@pytest.fixture
+def headers(request, make_user):
+    """The headers of somebody with the role that the test names, None for nobody."""
+    return make_user(request.param).headers if request.param else {}
+
+
+@pytest.fixture
+def category(app):
+    with app.app_context():
+        category = Category.create("Music")
+        db.session.commit()
+        return category.to_dict()
+
+
+@pytest.fixture
+def concert(category):
+    """The fields of a new event."""
+    usual = {"name": "Concert", "description": "Music", "venue": "Hall", "category_id": category["id"]}
+    return usual | {"starts_at": "2026-11-22T18:30:00Z", "ends_at": "9999-12-31T23:59:59Z"}
+
+
+@pytest.fixture
+def post(client, admin, concert):
+    """Put an event on as an admin does, with these fields instead of the usual ones, and return the response."""
+    return lambda **fields: client.post("/events", json=concert | fields, headers=admin.headers)
+
+
+@pytest.fixture
+def patch(client, admin):
+    """Change an event as an admin does, and return the response."""
+    return lambda id, /, **fields: client.patch(f"/events/{id}", json=fields, headers=admin.headers)
+
+
+class TestGetEvents:
+    def test_shows_published_events_as_promised(self, client, make_event, category):
+        start = datetime(2050, 2, 3, 4, 5, 6, tzinfo=UTC)
+        times = {"starts_at": start, "ends_at": start + timedelta(hours=1)}
+        id = make_event(name="Gig", venue="Bar", poster="https://x.example/a.png", category_id=category["id"], **times)
+        [found] = client.get("/events").get_json()
+        assert set(found) == LISTED
+        assert (found["id"], found["category"], found["poster"]) == (id, category, "https://x.example/a.png")
+        assert (found["starts_at"], found["ends_at"]) == ("2050-02-03T04:05:06Z", "2050-02-03T05:05:06Z")
+
+    def test_is_sorted_by_start_then_id(self, client, make_event):
+        late, early, twin = make_event(), make_event(**past(hours=1)), make_event()
+        assert ids(client.get("/events")) == [early, *sorted([late, twin])]
+
+    def test_leaves_out_what_is_over_and_shows_what_runs(self, client, make_event):
+        make_event(**past(hours=2)), make_event(**past(days=400))
+        exhibition = make_event(**past(days=300) | {"ends_at": datetime.now(UTC) + timedelta(minutes=1)})
+        assert ids(client.get("/events")) == [exhibition]
+
+    def test_an_event_of_ages_hides_nothing(self, client, make_event):
+        forever = make_event(starts_at=datetime(1970, 1, 1, tzinfo=UTC), ends_at=datetime(9999, 12, 31, tzinfo=UTC))
+        soon = make_event()
+        assert ids(client.get("/events")) == [forever, soon]
+
+    @pytest.mark.parametrize("headers", [None, "user", "staff"], indirect=True)
+    @pytest.mark.parametrize("status", ["draft", "canceled", "published"])
+    def test_status_is_ignored_from_others(self, client, make_event, headers, status):
+        shown = make_event()
+        make_event(status="draft"), make_event(status="canceled")
+        assert ids(client.get(f"/events?status={status}", headers=headers)) == [shown]
+
+    @pytest.mark.parametrize("status", ["draft", "canceled", "published"])
+    def test_admin_sees_a_status(self, client, make_event, admin, status):
+        made = {status: make_event(status=status) for status in Event.STATUSES}
+        assert ids(client.get(f"/events?status={status}", headers=admin.headers)) == [made[status]]
+
+    def test_admin_sees_published_ones_unless_said(self, client, make_event, admin):
+        shown = make_event()
+        make_event(status="draft"), make_event(status="canceled")
+        assert ids(client.get("/events", headers=admin.headers)) == [shown]
+
+    def test_filters_by_category(self, client, make_event, category):
+        make_event()
+        wanted = make_event(category_id=category["id"])
+        assert ids(client.get(f"/events?category={category['id']}")) == [wanted]
+        assert ids(client.get("/events?category=2147483647")) == []
+
+    def test_from_and_to_are_bounds_of_the_start(self, client, make_event):
+        starts = [datetime(2050, 1, day, 12, tzinfo=UTC) for day in range(1, 6)]
+        made = [make_event(starts_at=start, ends_at=start + timedelta(hours=1)) for start in starts]
+        bounds = {"from": "2050-01-02T14:00:00+02:00", "to": "2050-01-04T12:00:00Z"}
+        assert ids(client.get("/events", query_string=bounds)) == made[1:4]
+
+    def test_from_replaces_not_over_yet(self, client, make_event):
+        over = make_event(**past(days=10))
+        make_event(**past(days=30))
+        coming = make_event()
+        assert ids(client.get("/events", query_string={"from": iso(days=20)})) == [over, coming]
+
+    def test_to_alone_keeps_not_over_yet(self, client, make_event):
+        make_event(**past(days=10)), make_event()
+        running = make_event(**past(hours=1))
+        assert ids(client.get("/events", query_string={"to": iso()})) == [running]
+
+
+class TestSearch:
+    @pytest.fixture
+    def found(self, client, make_event):
+        """Whether a search finds an event with these words in it, and one that has none of them."""
+        make_event(name="Nothing", venue="Nowhere", description="None")
+
+        def search(q, **fields):
+            id = make_event(**fields)
+            answer = ids(client.get("/events", query_string={"q": q}))
+            assert answer in ([], [id])
+            return answer == [id]
+
+        return search
+
+    @pytest.mark.parametrize("field", ["name", "venue", "description"])
+    @pytest.mark.parametrize("q", ["jazz", "JAZZ", "aZz", " jazz "])
+    def test_finds_a_word_anywhere_in_any_case(self, found, field, q):
+        assert found(q, **{field: "The bigJazzband"})
+
+    def test_every_word_must_be_there_wherever(self, found):
+        fields = {"name": "Summer Jazz", "venue": "Old Harbour", "description": "Bring a friend"}
+        assert found("harbour jazz friend", **fields)
+        assert not found("harbour jazz enemy", **fields)
+
+    @pytest.mark.parametrize(
+        "q", ["100%", "a_b", r"a\b", r"\%", "it's", '"quoted"', "a/b", "--", ";", "%", "_", "\\", "/"]
+    )
+    def test_signs_are_plain_text(self, found, q):
+        assert not found(q, name="100 aXb")
+        assert found(q, name=r"""100% a_b a\b \% it's "quoted" a/b -- ;""")
+
+    @pytest.mark.parametrize("q", ["Ópera", "日本", "🎷", "e\u0301"])
+    def test_finds_other_scripts(self, found, q):
+        assert found(q, name=f"Gran {q} Nacional")
+
+    def test_many_words_are_one_search(self, found):
+        assert not found("q " * 100)
+
+
+class TestPostEvents:
+    def test_makes_a_draft(self, post, category, context):
+        answer = post(name="  Gig ", poster="https://x.example/a.png?b=c")
+        made = db.session.scalars(db.select(Event)).one()
+        assert (answer.status_code, answer.headers["Location"]) == (201, f"/events/{made.id}")
+        body = answer.get_json()
+        assert set(body) == LISTED
+        assert (body["name"], body["status"], body["category"], made.name) == ("Gig", "draft", category, "Gig")
+        assert body["poster"] == made.poster == "https://x.example/a.png?b=c"
+
+    @pytest.mark.parametrize("status", Event.STATUSES)
+    def test_takes_a_status(self, post, status):
+        assert post(status=status).get_json()["status"] == status
+
+    def test_poster_may_be_null(self, post):
+        assert post(poster=None).get_json()["poster"] is None
+
+    @pytest.mark.parametrize("field, longest", [("name", 200), ("venue", 200), ("description", 10_000)])
+    def test_texts_have_a_longest(self, post, field, longest):
+        assert post(**{field: " " + "é" * longest}).status_code == 201
+        assert wrong(post(**{field: "é" * (longest + 1)})) == [field]
+
+    def test_unknown_category_is_named(self, post, context):
+        assert wrong(post(category_id=2**31 - 1)) == ["category_id"]
+        assert db.session.scalars(db.select(Event)).all() == []
+
+    def test_no_address_is_named(self, post):
+        assert {text: wrong(post(poster=text)) for text in NO_URLS} == dict.fromkeys(NO_URLS, ["poster"])
+
+    def test_times_are_kept_in_utc(self, post, client, admin):
+        made = [post(starts_at=time).headers["Location"] for time in TIMES]
+        kept = [client.get(path, headers=admin.headers).get_json()["starts_at"] for path in made]
+        assert kept == list(TIMES.values())
+
+    def test_no_time_is_named(self, post):
+        assert {time: wrong(post(starts_at=time)) for time in NO_TIMES} == dict.fromkeys(NO_TIMES, ["starts_at"])
+
+    def test_midnight_as_24_is_right_or_named(self, post):
+        """Python reads it from 3.14 on."""
+        answer = post(starts_at="2026-11-22T24:00:00Z")
+        assert wrong(answer) == ["starts_at"] or answer.get_json()["starts_at"] == "2026-11-23T00:00:00Z"
+
+    @pytest.mark.parametrize("end", ["2026-11-22T18:30:00Z", "2026-11-22T18:30:00.9Z", "2026-11-22T18:30:01+00:01"])
+    def test_ends_after_it_starts(self, post, end):
+        assert wrong(post(ends_at=end)) == ["ends_at"]
+
+
+class TestGetEvent:
+    def test_has_its_ticket_types(self, client, make_event, make_ticket_type):
+        id = make_event()
+        types = [make_ticket_type(id, name=name) for name in ("Regular", "Child")]
+        make_ticket_type()
+        found = client.get(f"/events/{id}").get_json()
+        assert set(found) == LISTED | {"ticket_types"}
+        assert [ticket_type["id"] for ticket_type in found["ticket_types"]] == types
+
+    @pytest.mark.parametrize("headers", [None, "user", "staff", "admin"], indirect=True)
+    @pytest.mark.parametrize("status", ["published", "canceled"])
+    def test_anyone_sees_it_canceled_or_over(self, client, make_event, headers, status):
+        id = make_event(status=status, **past(days=9))
+        assert client.get(f"/events/{id}", headers=headers).get_json()["status"] == status
+
+    @pytest.mark.parametrize(
+        "headers, status", [(None, 404), ("user", 404), ("staff", 404), ("admin", 200)], indirect=["headers"]
+    )
+    def test_a_draft_is_there_for_admins_only(self, client, make_event, headers, status):
+        assert client.get(f"/events/{make_event(status='draft')}", headers=headers).status_code == status
+
+
+class TestPatchEvent:
+    def test_changes_only_what_is_sent(self, client, patch, make_event):
+        id = make_event(poster="https://x.example/a.png")
+        before = client.get(f"/events/{id}").get_json()
+        answer = patch(id, name=" Gig ", id=7, created_at="2020-01-01T00:00:00Z", version=9, canceled_at=None)
+        after = client.get(f"/events/{id}").get_json()
+        assert (answer.status_code, set(answer.get_json())) == (200, LISTED)
+        assert after == before | {"name": "Gig", "updated_at": after["updated_at"]}
+
+    def test_changes_all(self, patch, make_event, concert, category):
+        fields = concert | {"name": "Gig", "venue": "Bar", "poster": None, "status": "draft"}
+        answer = patch(make_event(poster="https://x.example/a.png"), **fields).get_json()
+        del fields["category_id"]
+        assert answer | fields | {"category": category} == answer
+
+    def test_nothing_sent_changes_nothing(self, client, patch, make_event):
+        id = make_event()
+        before = client.get(f"/events/{id}")
+        assert patch(id).status_code == 200
+        assert client.get(f"/events/{id}").headers["ETag"] == before.headers["ETag"]
+
+    def test_unknown_category_is_named(self, patch, make_event, context):
+        id = make_event()
+        assert wrong(patch(id, category_id=2**31 - 1, name="x")) == ["category_id"]
+        assert db.session.get(Event, id).name == "Concert"
+
+    @pytest.mark.parametrize("fields", [{"ends_at": iso()}, {"starts_at": "9999-12-31T23:59:59Z"}])
+    def test_the_whole_must_be_valid(self, client, patch, make_event, fields):
+        id = make_event()
+        before = client.get(f"/events/{id}").get_json()
+        assert wrong(patch(id, **fields)) == ["ends_at"]
+        assert client.get(f"/events/{id}").get_json() == before
+
+    @pytest.mark.parametrize("status", ["draft", "published"])
+    def test_canceled_is_final(self, patch, make_event, context, status):
+        id = make_event(status="canceled")
+        answer = patch(id, status=status)
+        assert (answer.status_code, answer.get_json()["reason"]) == (409, "event_canceled")
+        assert db.session.get(Event, id).status == "canceled"
+
+    def test_a_canceled_event_can_still_be_described(self, patch, make_event):
+        answer = patch(make_event(status="canceled"), status="canceled", description="Money back at the desk")
+        assert (answer.status_code, answer.get_json()["description"]) == (200, "Money back at the desk")
+
+    def test_canceled_sells_nothing(self, patch, make_event, make_ticket_type, place, buyer):
+        id = make_event()
+        ticket_type = make_ticket_type(id)
+        assert patch(id, status="canceled").status_code == 200
+        answer = place(buyer, ticket_type)
+        assert (answer.status_code, answer.get_json()["reason"]) == (409, "not_on_sale")
+
+    def test_back_to_draft_while_nobody_has_ordered(self, patch, make_event):
+        assert patch(make_event(), status="draft").get_json()["status"] == "draft"
+
+    def test_not_back_to_draft_with_orders(self, patch, make_event, make_ticket_type, place, buyer, context):
+        id = make_event()
+        place(buyer, make_ticket_type(id))
+        answer = patch(id, status="draft")
+        assert (answer.status_code, answer.get_json()["reason"]) == (409, "has_orders")
+        assert db.session.get(Event, id).status == "published"
+
+
+class TestDeleteEvent:
+    def test_is_gone_with_its_ticket_types(self, client, admin, make_event, make_ticket_type, context):
+        id, other = make_event(), make_event()
+        make_ticket_type(id), make_ticket_type(id)
+        kept = make_ticket_type(other)
+        answer = client.delete(f"/events/{id}", headers=admin.headers)
+        assert (answer.status_code, answer.data) == (204, b"")
+        assert db.session.scalars(db.select(Event.id)).all() == [other]
+        assert db.session.scalars(db.select(TicketType.id)).all() == [kept]
+
+    @pytest.mark.parametrize("state", ["pending", "canceled", "lapsed"])
+    def test_stays_with_any_order(
+        self, client, admin, make_event, make_ticket_type, place, buyer, lapse, context, state
+    ):
+        id = make_event()
+        order = place(buyer, make_ticket_type(id)).get_json()
+        if state == "lapsed":
+            lapse(order)
+        if state == "canceled":
+            client.post(f"/orders/{order['code']}/cancel", headers=buyer.headers)
+        answer = client.delete(f"/events/{id}", headers=admin.headers)
+        assert (answer.status_code, answer.get_json()["reason"]) == (409, "has_orders")
+        assert len(client.get(f"/events/{id}").get_json()["ticket_types"]) == 1
+
+
+class TestIfNoneMatch:
+    @pytest.fixture(params=["/events", "/categories", "/events/{id}"])
+    def path(self, request, make_ticket_type, context):
+        ticket_type = db.session.get(TicketType, make_ticket_type())
+        return request.param.format(id=ticket_type.event_id)
+
+    def test_who_has_it_gets_304(self, client, path):
+        tag = client.get(path).headers["ETag"]
+        for tags in (tag, f"W/{tag}", "*", f'"x", {tag}', f'W/"x",{tag}'):
+            answer = client.get(path, headers={"If-None-Match": tags})
+            assert (answer.status_code, answer.data, answer.headers["ETag"]) == (304, b"", tag)
+
+    def test_others_get_it(self, client, path):
+        tags = ["", '"x"', "x", '"', 'W/"', ",,", '"x" "y"', "\xff"]
+        answers = [client.get(path, headers={"If-None-Match": tag}) for tag in tags]
+        assert all(answer.status_code == 200 and answer.get_json() for answer in answers)
+
+    def test_another_answer_has_another_tag(self, client, path, make_event, patch, context):
+        tag = client.get(path).headers["ETag"]
+        patch(db.session.scalar(db.select(Event.id)), name="Gig")
+        make_event()
+        assert client.get(path, headers={"If-None-Match": tag}).status_code == 200
+
+    def test_is_for_this_reader_to_keep_and_ask_again(self, client, path):
+        headers = client.get(path).headers
+        assert "Authorization" in headers["Vary"]
+        assert set(headers["Cache-Control"].split(", ")) == {"private", "no-cache"}
+
+    def test_a_sold_ticket_changes_the_tag(self, client, buyer, make_event, make_ticket_type, place):
+        id = make_event()
+        ticket_type = make_ticket_type(id)
+        tag = client.get(f"/events/{id}").headers["ETag"]
+        place(buyer, ticket_type)
+        assert client.get(f"/events/{id}", headers={"If-None-Match": tag}).status_code == 200
+
+    def test_304_has_the_link_to_the_next_page(self, client, make_event):
+        make_event(), make_event()
+        full = client.get("/events?limit=1")
+        answer = client.get("/events?limit=1", headers={"If-None-Match": full.headers["ETag"]})
+        assert (answer.status_code, answer.headers["Link"]) == (304, full.headers["Link"])
+
+    def test_a_failed_if_match_is_an_error_like_any(self, client, path):
+        answer = client.get(path, headers={"If-Match": '"x"'})
+        assert (answer.status_code, list(answer.get_json())) == (412, ["message"])
+
+
+class TestIfMatch:
+    @pytest.fixture
+    def id(self, make_event):
+        return make_event()
+
+    @pytest.fixture
+    def rename(self, client, admin, id):
+        """Name the event Gig if it matches, and return the response."""
+
+        def patch(tags):
+            headers = {**admin.headers, "If-Match": tags}
+            return client.patch(f"/events/{id}", json={"name": "Gig"}, headers=headers)
+
+        return patch
+
+    @pytest.mark.parametrize("tags", ["{}", "*", '"x", {}', '{},W/"y"'])
+    def test_the_version_read_may_be_changed(self, client, id, rename, tags):
+        tag = client.get(f"/events/{id}").headers["ETag"]
+        assert rename(tags.format(tag)).status_code == 200
+        assert client.get(f"/events/{id}").get_json()["name"] == "Gig"
+
+    @pytest.mark.parametrize("tags", ["{}", '{}, "x"'])
+    def test_an_older_version_may_not(self, client, id, patch, rename, tags):
+        tag = client.get(f"/events/{id}").headers["ETag"]
+        patch(id, venue="Bar")
+        answer = rename(tags.format(tag))
+        assert (answer.status_code, answer.get_json()["reason"]) == (412, "outdated")
+        assert client.get(f"/events/{id}").get_json()["name"] == "Concert"
+
+    def test_a_weak_or_foreign_tag_names_no_version(self, client, id, rename):
+        tag = client.get(f"/events/{id}").headers["ETag"]
+        tags = [f"W/{tag}", "", "x", '"x"', '"', ",", '"None-"', '"-"', "\xff"]
+        assert {tag: rename(tag).status_code for tag in tags} == dict.fromkeys(tags, 412)
+        assert client.get(f"/events/{id}").get_json()["name"] == "Concert"
+
+    def test_sold_tickets_are_no_new_version(self, client, id, rename, make_ticket_type, place, buyer):
+        ticket_type = make_ticket_type(id)
+        tag = client.get(f"/events/{id}").headers["ETag"]
+        place(buyer, ticket_type)
+        assert rename(tag).status_code == 200
+
+    def test_of_two_at_once_one_is_told(self, app, client, admin, id):
+        headers = {**admin.headers, "If-Match": client.get(f"/events/{id}").headers["ETag"]}
+        answers = together(app, *[("PATCH", f"/events/{id}", {"venue": f"Hall {n}"}, headers) for n in range(4)])
+        assert sorted(answer.status_code for answer in answers) == [200, 412, 412, 412]
+        [kept] = [answer.get_json()["venue"] for answer in answers if answer.status_code == 200]
+        assert client.get(f"/events/{id}").get_json()["venue"] == kept
+
+
+def together(app, *calls):
+    """The answers to calls, (method, path, body, headers), that start at the same moment."""
+    start = threading.Barrier(len(calls))
+
+    def send(call):
+        method, path, body, headers = call
+        start.wait()
+        return app.test_client().open(path, method=method, json=body, headers=headers)
+
+    with ThreadPoolExecutor(len(calls)) as pool:
+        return list(pool.map(send, calls))
+
+
+class TestTogether:
+    @pytest.mark.parametrize(
+        "path, count", [("/events/{event}", 1), ("/events/{event}", 2), ("/ticket-types/{type}", 2)]
+    )
+    def test_what_goes_while_it_is_ordered_is_gone_or_sold(
+        self, app, admin, make_user, make_event, make_ticket_type, context, path, count
+    ):
+        people = [make_user() for _ in range(3)]
+        for _ in range(3):
+            id = make_event()
+            types = [make_ticket_type(id) for _ in range(count)]
+            body = {"items": [{"ticket_type_id": type, "quantity": 1} for type in types]}
+            orders = [("POST", "/orders", body, user.headers) for user in people]
+            delete = "DELETE", path.format(event=id, type=types[-1]), None, admin.headers
+            *placed, deleted = [answer.status_code for answer in together(app, *orders, delete)]
+            assert (deleted, set(placed)) in [(204, {404}), (409, {201}), (409, {201, 404})]
+            kept = db.session.scalars(db.select(Order.id).where(Order.event_id == id)).all()
+            assert len(kept) == placed.count(201)
+
+    def test_a_category_goes_while_events_are_made(self, app, admin, concert, context):
+        for n in range(3):
+            category = Category.create(f"Category {n}")
+            db.session.commit()
+            make = "POST", "/events", concert | {"category_id": category.id}, admin.headers
+            delete = "DELETE", f"/categories/{category.id}", None, admin.headers
+            first, deleted, second = [answer.status_code for answer in together(app, make, delete, make)]
+            assert (deleted, {first, second}) in [(204, {400}), (409, {201}), (409, {201, 400})]
+
+
+class TestMeanwhile:
+    """One acts, and just before the first write of it another is done and committed."""
+
+    @pytest.fixture
+    def meanwhile(self, app):
+        rivals = []
+        with app.app_context():
+            engine = db.engine
+
+        def strike(connection, cursor, statement, *rest):
+            if rivals and re.search(r"INSERT|UPDATE|DELETE|BEGIN IMMEDIATE", statement):
+                with ThreadPoolExecutor(1) as other:
+                    other.submit(rivals.pop()).result()
+
+        event.listen(engine, "before_cursor_execute", strike)
+        yield rivals.append
+        event.remove(engine, "before_cursor_execute", strike)
+        assert rivals == []
+
+    @pytest.mark.parametrize(
+        "call, body, gone, status",
+        [
+            ("PATCH /events/{event}", {"name": "x"}, "/events/{event}", 404),
+            ("PATCH /events/{event}", {"category_id": 0}, "/categories/{category}", 400),
+            ("DELETE /events/{event}", None, "/events/{event}", 204),
+            ("POST /events/{event}/ticket-types", TICKET_TYPE, "/events/{event}", 404),
+            ("PATCH /ticket-types/{type}", {"quantity": 5}, "/ticket-types/{type}", 404),
+            ("PATCH /ticket-types/{type}", {"name": "x"}, "/events/{event}", 404),
+            ("DELETE /ticket-types/{type}", None, "/events/{event}", 204),
+            ("PATCH /categories/{category}", {"name": "x"}, "/categories/{category}", 404),
+            ("DELETE /categories/{category}", None, "/categories/{category}", 204),
+        ],
+    )
+    def test_it_goes(self, client, admin, make_event, make_ticket_type, category, meanwhile, call, body, gone, status):
+        id = make_event()
+        names = {"event": id, "type": make_ticket_type(id), "category": category["id"]}
+        method, path = call.format(**names).split()
+        body = body and {name: value or category["id"] for name, value in body.items()}
+        meanwhile(lambda: client.delete(gone.format(**names), headers=admin.headers))
+        assert client.open(path, method=method, json=body, headers=admin.headers).status_code == status
+
+    def test_an_event_comes_into_the_category(self, client, admin, make_event, category, meanwhile):
+        meanwhile(lambda: make_event(category_id=category["id"]))
+        answer = client.delete(f"/categories/{category['id']}", headers=admin.headers)
+        assert (answer.status_code, answer.get_json()["reason"]) == (409, "in_use")
+
+    def test_it_is_ordered(self, client, admin, make_event, make_ticket_type, place, buyer, meanwhile):
+        id = make_event()
+        ticket_type = make_ticket_type(id)
+        meanwhile(lambda: place(buyer, ticket_type))
+        answer = client.delete(f"/events/{id}", headers=admin.headers)
+        assert (answer.status_code, answer.get_json()["reason"]) == (409, "has_orders")
+
+    def test_more_is_sold_than_is_left(self, client, admin, make_ticket_type, place, buyer, meanwhile):
+        ticket_type = make_ticket_type()
+        meanwhile(lambda: place(buyer, ticket_type, 3))
+        answer = client.patch(f"/ticket-types/{ticket_type}", json={"quantity": 2}, headers=admin.headers)
+        assert (answer.status_code, answer.get_json()["reason"]) == (409, "below_sold")
+
+
+class TestConstraints:
+    @pytest.mark.parametrize(
+        "values",
+        [
+            *({"status": "open"}, {"status": "canceled"}, {"canceled_at": datetime(2026, 1, 1, tzinfo=UTC)}),
+            *({"ends_at": Event.starts_at}, {"ends_at": datetime(1970, 1, 1, tzinfo=UTC)}, {"category_id": 2**31 - 1}),
+            *({name: None} for name in ("name", "venue", "category_id", "status", "starts_at", "duration", "version")),
+        ],
+    )
+    def test_database_refuses_a_bad_row(self, make_event, context, values):
+        make_event()
+        with pytest.raises(IntegrityError):
+            db.session.execute(db.update(Event).values(**values), execution_options={"synchronize_session": False})
+
+    def test_database_keeps_an_event_with_ticket_types(self, make_ticket_type, context):
+        make_ticket_type()
+        with pytest.raises(IntegrityError):
+            db.session.execute(db.delete(Event))

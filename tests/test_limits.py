@@ -1,0 +1,231 @@
+"""Guesses run out, for the one who guesses and for nobody else."""
+
+import os
+import secrets
+
+import pytest
+import redis
+import requests
+
+from app import create_app
+from models import User, db
+
+from .conftest import CONFIG, PASSWORD
+
+REDIS = os.environ.get("TEST_REDIS_URL")
+NO_REDIS = pytest.mark.skipif(not REDIS, reason="TEST_REDIS_URL is not set: limits are not tested on Redis")
+
+
+def address():
+    """A client that no other test has counted."""
+    return f"10.{'.'.join(str(number) for number in secrets.token_bytes(3))}"
+
+
+@pytest.fixture
+def make_client(app):
+    """An application with limits on the tables of `app`, as a client of it."""
+    made = []
+
+    def make(storage="memory://", **config):
+        config |= {"RATELIMIT_ENABLED": True, "RATELIMIT_STORAGE_URI": storage}
+        made.append(create_app({**CONFIG, "SQLALCHEMY_DATABASE_URI": app.config["SQLALCHEMY_DATABASE_URI"], **config}))
+        return made[-1].test_client()
+
+    yield make
+    for limited in made:
+        with limited.app_context():
+            for engine in db.engines.values():
+                engine.dispose()
+
+
+@pytest.fixture(params=["memory://", pytest.param(REDIS, marks=NO_REDIS)])
+def client(make_client, request):
+    return make_client(request.param)
+
+
+@pytest.fixture
+def email(app):
+    """The address of an account."""
+    email = f"{secrets.token_hex(4)}@example.com"
+    with app.app_context():
+        User.sign_up(name="Somebody", email=email, password=PASSWORD)
+        db.session.commit()
+    return email
+
+
+@pytest.fixture
+def log_in(client):
+    """Log in from an address, and return the status."""
+
+    def try_once(email, password, source, **headers):
+        origin = {"REMOTE_ADDR": source}
+        body = {"email": email, "password": password}
+        return client.post("/login", json=body, environ_overrides=origin, headers=headers).status_code
+
+    return try_once
+
+
+class TestLogin:
+    def test_eleventh_wrong_guess_in_a_minute_is_too_many(self, client, email):
+        origin = {"REMOTE_ADDR": address()}
+        body = {"email": email, "password": "wrong"}
+        answers = [client.post("/login", json=body, environ_overrides=origin) for _ in range(11)]
+        assert [answer.status_code for answer in answers] == [401] * 10 + [429]
+        assert answers[-1].json == {"message": "Too many attempts. Please try again later."}
+        assert 0 <= int(answers[-1].headers["Retry-After"]) <= 60
+
+    def test_then_the_right_one_has_to_wait_too(self, log_in, email):
+        source = address()
+        guesses = [log_in(email, "wrong", source) for _ in range(10)]
+        assert [*guesses, log_in(email, PASSWORD, source)] == [401] * 10 + [429]
+
+    def test_right_password_uses_up_nothing(self, log_in, email):
+        source = address()
+        assert {log_in(email, PASSWORD, source) for _ in range(12)} == {200}
+        assert [log_in(email, "wrong", source) for _ in range(11)] == [401] * 10 + [429]
+
+    def test_owner_gets_in_from_elsewhere(self, log_in, email):
+        source = address()
+        assert [log_in(email, "wrong", source) for _ in range(11)][-1] == 429
+        assert log_in(email, PASSWORD, address()) == 200
+
+    def test_others_get_in_from_there(self, log_in, email, make_user):
+        source = address()
+        assert [log_in("nobody@example.com", "wrong", source) for _ in range(11)][-1] == 429
+        assert log_in(email, PASSWORD, source) == 200
+
+    def test_address_counts_however_it_is_spelled(self, log_in, email):
+        source = address()
+        spellings = [
+            email,
+            email.upper(),
+            f" {email}",
+            email.replace("example", "ｅxample"),
+            email.replace("example", "eXample"),
+        ]
+        assert [log_in(spelling, "wrong", source) for spelling in spellings * 2] == [401] * 10
+        assert log_in(email, "wrong", source) == 429
+
+    def test_hundred_an_hour_are_enough_for_one_client(self, log_in, email):
+        source = address()
+        statuses = [log_in(f"{number}@example.com", "wrong", source) for number in range(101)]
+        assert statuses == [401] * 100 + [429]
+        assert log_in(email, PASSWORD, address()) == 200
+
+    def test_what_cannot_be_read_uses_up_nothing(self, log_in, email):
+        source = address()
+        assert {log_in(email, 5, source) for _ in range(11)} == {400}
+        assert log_in(email, "wrong", source) == 401
+
+
+class TestSignUp:
+    def test_hundred_an_hour_are_enough_for_one_client(self, client, email):
+        def sign_up(email, source):
+            body = {"name": "Ann", "email": email, "password": PASSWORD}
+            return client.post("/sign-up", json=body, environ_overrides={"REMOTE_ADDR": source}).status_code
+
+        source = address()
+        assert sign_up("no address", source) == 400
+        assert [sign_up(email, source) for _ in range(101)] == [409] * 100 + [429]
+        assert sign_up("ann@example.com", address()) == 201
+
+
+class TestClient:
+    """Who counts as one. What is kept of it is the same wherever it is kept: in memory is enough here."""
+
+    @pytest.fixture
+    def log_in(self, make_client, email):
+        def guess(*sources, proxies=0, number=11):
+            client = make_client(TRUSTED_PROXIES=proxies)
+            body = {"email": email, "password": "wrong"}
+            return [
+                client.post("/login", json=body, headers=headers, environ_overrides={"REMOTE_ADDR": source}).status_code
+                for source, headers in (sources * number)[:number]
+            ]
+
+        return guess
+
+    def test_forged_address_gains_nothing(self, log_in):
+        forged = [("192.0.2.1", {"X-Forwarded-For": f"10.0.0.{number}"}) for number in range(11)]
+        assert log_in(*forged)[-1] == 429
+
+    def test_forged_address_gains_nothing_behind_a_proxy(self, log_in):
+        forged = [("192.0.2.1", {"X-Forwarded-For": f"10.0.0.{number}, 198.51.100.1"}) for number in range(11)]
+        assert log_in(*forged, proxies=1)[-1] == 429
+
+    def test_clients_behind_a_proxy_are_several(self, log_in):
+        clients = [("192.0.2.1", {"X-Forwarded-For": f"10.0.0.{number}"}) for number in range(11)]
+        assert log_in(*clients, proxies=1) == [401] * 11
+
+    def test_two_proxies_are_counted(self, log_in):
+        clients = [("192.0.2.1", {"X-Forwarded-For": f"10.0.0.{number}, 198.51.100.1"}) for number in range(11)]
+        assert log_in(*clients, proxies=2) == [401] * 11
+
+    def test_network_of_ipv6_is_one(self, log_in):
+        assert log_in(*((f"2001:db8::{number}", {}) for number in range(1, 12)))[-1] == 429
+
+    def test_networks_of_ipv6_are_several(self, log_in):
+        assert log_in(*((f"2001:db8:0:{number}::1", {}) for number in range(11))) == [401] * 11
+
+    def test_addresses_of_ipv4_in_ipv6_are_several(self, log_in):
+        assert log_in(*((f"::ffff:10.0.0.{number}", {}) for number in range(11))) == [401] * 11
+
+    @pytest.mark.parametrize("source", ["", "unix:", "fe80::1%eth0", "not an address"])
+    def test_what_is_no_address_is_one(self, log_in, source):
+        assert log_in((source, {})) == [401] * 10 + [429]
+
+
+class TestInForce:
+    @pytest.mark.parametrize("config", [{"TESTING": True}, {"RATELIMIT_ENABLED": False}])
+    @pytest.mark.parametrize("late", [False, True])
+    def test_not_while_testing_or_switched_off(self, app, make_client, email, config, late):
+        client = make_client(**({} if late else config))
+        client.application.config.update(config)
+        body = {"email": email, "password": "wrong"}
+        assert {client.post("/login", json=body).status_code for _ in range(11)} == {401}
+
+    def test_nothing_else_is_limited(self, make_client):
+        client = make_client()
+        assert {client.get("/me").status_code for _ in range(150)} == {401}
+
+
+class TestRedis:
+    """The production server, with several processes."""
+
+    @pytest.fixture
+    def guess(self, migrated, start_server):
+        """Start the server, and return what eleven wrong guesses and one right one are answered, and the server."""
+        with migrated.app_context():
+            User.sign_up(name="Ann", email="ann@example.com", password=PASSWORD)
+            db.session.commit()
+
+        def run(storage):
+            settings = {"RATELIMIT_ENABLED": "true", "RATELIMIT_STORAGE_URI": storage, "TRUSTED_PROXIES": "1"}
+            server = start_server(migrated.config["SQLALCHEMY_DATABASE_URI"], WEB_CONCURRENCY="3", **settings)
+            headers = {"X-Forwarded-For": address()}
+
+            def log_in(password):
+                body = {"email": "ann@example.com", "password": password}
+                return requests.post(f"{server.address}/login", json=body, headers=headers, timeout=10).status_code
+
+            return [log_in(password) for password in [PASSWORD] + ["wrong"] * 11]
+
+        return run
+
+    @NO_REDIS
+    def test_counts_for_all_processes_together(self, guess):
+        assert guess(REDIS) == [200] + [401] * 10 + [429]
+
+    def test_gone_people_can_still_log_in_and_the_log_says_so(self, guess, capfd):
+        statuses = guess("redis://127.0.0.1:1")
+        assert statuses[:11] == [200] + [401] * 10
+        assert "Rate limit storage unreachable" in capfd.readouterr().err
+
+    @NO_REDIS
+    def test_learns_no_address_of_anybody(self, make_client, email):
+        source = address()
+        make_client(REDIS).post(
+            "/login", json={"email": email, "password": "wrong"}, environ_overrides={"REMOTE_ADDR": source}
+        )
+        keys = [key.decode() for key in redis.from_url(REDIS).scan_iter(f"*{source}*")]
+        assert keys and not any("@" in key for key in keys)

@@ -1,0 +1,518 @@
+"""Selling when everybody comes at once and processes die: real servers on real databases.
+
+`RACE_ROUNDS=300 pytest tests/test_races.py` is the long form: as many rounds of each race, and a hundred kills.
+"""
+
+import os
+import random
+import signal
+import subprocess
+import time
+from collections import ChainMap, Counter
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from functools import partial
+from itertools import cycle, islice
+from secrets import token_hex
+from threading import Barrier, local
+from threading import Event as Signal
+
+import pytest
+import requests
+from flask_jwt_extended import create_access_token
+from flask_migrate import upgrade
+
+from app import create_app
+from models import (
+    Category,
+    Event,
+    IdempotencyKey,
+    Order,
+    Payment,
+    Ticket,
+    TicketType,
+    User,
+    check_inventory,
+    db,
+    now,
+)
+
+from .conftest import CONFIG, servers
+
+ROUNDS = int(os.environ.get("RACE_ROUNDS", 12))
+KILLS = max(3, ROUNDS // 3)
+BUYERS = 30
+MAX_PENDING = 10
+HEAD_STARTS = [step * 0.001 for step in range(6)]  # which of two comes first depends on the machine
+
+
+class House:
+    """An application's database, people to use it, and the servers that serve it."""
+
+    def __init__(self, app):
+        self.app = app
+        self.sessions = local()
+        self.pool = ThreadPoolExecutor(BUYERS)
+        with app.app_context():
+            upgrade()
+            self.category = Category.create("Music").id
+            db.session.commit()
+        self.staff, self.admin = self.person("staff"), self.person("admin")
+
+    def serve(self, addresses):
+        """Each thread has a client of its own; the clients are spread over the addresses."""
+        self.addresses = cycle(addresses)
+
+    def person(self, role="user"):
+        with self.app.app_context():
+            user = User(name="Somebody", email=f"{token_hex(8)}@example.com", role=role)
+            db.session.add(user)
+            db.session.commit()
+            return {"Authorization": f"Bearer {create_access_token(identity=user)}"}
+
+    def event(self):
+        start = datetime.now(UTC) + timedelta(days=1)
+        fields = {"name": "Concert", "description": "Music", "venue": "Hall", "status": "published"}
+        fields |= {"starts_at": start, "ends_at": start + timedelta(hours=3), "category_id": self.category}
+        with self.app.app_context():
+            event = Event.create(**fields)
+            db.session.commit()
+            return event.id
+
+    def ticket_type(self, quantity, event_id=None, **fields):
+        event_id = event_id or self.event()
+        with self.app.app_context():
+            fields = {"name": "Regular", "price": 2500, "quantity": quantity} | fields
+            ticket_type = TicketType.create(db.session.get_one(Event, event_id), **fields)
+            db.session.commit()
+            return ticket_type.id
+
+    def send(self, method, person, path, json=None, **headers):
+        """One call by the thread's own client. Whatever happens, nobody gets a 500."""
+        if not hasattr(self.sessions, "client"):
+            self.sessions.client, self.sessions.address = requests.Session(), next(self.addresses)
+        url, headers = self.sessions.address + path, {**person, **headers}
+        response = self.sessions.client.request(method, url, json=json, headers=headers, timeout=60)
+        assert response.status_code < 500, response.text
+        return response
+
+    def order(self, person, *lines, **headers):
+        items = [{"ticket_type_id": id, "quantity": quantity} for id, quantity in lines]
+        return self.send("POST", person, "/orders", {"items": items}, **headers)
+
+    def pay(self, order, **fields):
+        fields = {"method": "cash", "amount": order["total"]} | fields
+        return self.send("POST", self.staff, f"/orders/{order['code']}/payments", fields)
+
+    def cancel(self, order):
+        return self.send("POST", self.admin, f"/orders/{order['code']}/cancel")
+
+    def refund(self, order):
+        return self.send("POST", self.admin, f"/orders/{order['code']}/refund")
+
+    def placed(self, ticket_type_id, quantity=1):
+        return self.order(self.person(), (ticket_type_id, quantity)).json()
+
+    def by_hand(self, statement):
+        with self.app.app_context():
+            result = db.session.execute(statement)
+            db.session.commit()
+            return result.rowcount
+
+    def lapse(self, order):
+        self.by_hand(db.update(Order).where(Order.code == order["code"]).values(expires_at=now(-1)))
+
+    def expire(self):
+        """What `flask expire-orders` does, in this process."""
+        with self.app.app_context():
+            found = Order.lapse_all()
+            db.session.commit()
+            return found
+
+    def rows(self, query):
+        with self.app.app_context():
+            return db.session.execute(query).all()
+
+    def count(self, model):
+        return self.rows(db.select(db.func.count()).select_from(model))[0][0]
+
+    def look(self, order):
+        """The stored status of an order, its payments' and its tickets'."""
+        wanted = Order.code == order["code"]
+        [(state,)] = self.rows(db.select(Order.state).where(wanted))
+        payments = self.rows(db.select(Payment.status).join(Order).where(wanted).order_by(Payment.status))
+        tickets = self.rows(db.select(Ticket.status).join(Order).where(wanted))
+        return state, [status for (status,) in payments], [status for (status,) in tickets]
+
+    def counters(self, id):
+        [row] = self.rows(db.select(TicketType.sold, TicketType.held).where(TicketType.id == id))
+        return tuple(row)
+
+    def at_once(self, *calls, head_start=0):
+        """Make the calls in the same instant, or the first by `head_start` seconds earlier; their answers in order."""
+        barrier = Barrier(len(calls))
+
+        def run(place, call):
+            barrier.wait()
+            if place:
+                time.sleep(head_start)
+            return call()
+
+        return list(self.pool.map(run, range(len(calls)), calls))
+
+    def agrees(self):
+        with self.app.app_context():
+            assert check_inventory() == []
+
+
+@contextmanager
+def house_on(url):
+    house = House(create_app({**CONFIG, "SQLALCHEMY_DATABASE_URI": url}))
+    try:
+        with house.pool:
+            yield house
+    finally:
+        with house.app.app_context():
+            db.engine.dispose()
+
+
+@pytest.fixture(scope="module")
+def house(make_database):
+    """Two servers, each one process, on one database."""
+    url = make_database()
+    with servers() as start, house_on(url) as house:
+        settings = {"WEB_CONCURRENCY": "1", "MAX_PENDING_ORDERS": str(MAX_PENDING)}
+        house.serve([start(url, **settings).address for _ in range(2)])
+        yield house
+
+
+def rounds():
+    return islice(cycle(HEAD_STARTS), ROUNDS)
+
+
+def reasons(responses):
+    """Why calls were refused, or `done`, sorted."""
+    return sorted("done" if response.ok else response.json()["reason"] for response in responses)
+
+
+class TestStampede:
+    QUANTITY = 120
+
+    def buy(self, house, types, choose):
+        """Order whatever basket until neither type has a place left; the quantities that were sold, by type."""
+        person, sold = house.person(), Counter()
+        while True:
+            lines = choose(types)
+            answer = house.order(person, *lines)
+            if answer.status_code == 201:
+                sold.update(dict(lines))
+                if random.random() < 0.3:
+                    house.pay(answer.json(), method="card", reference=token_hex(8))
+                continue
+            assert reasons([answer]) in (["sold_out"], ["too_many_pending"])
+            if reasons([answer]) == ["too_many_pending"]:
+                person = house.person()
+            elif answer.json()["available"] == 0:
+                types = [id for id in types if id != answer.json()["ticket_type_id"]]
+            if not types:
+                return sold
+
+    def single(self, types):
+        return [(random.choice(types), random.randint(1, 3))]
+
+    def mixed(self, types):
+        """One type or both, in either order."""
+        return [(id, random.randint(1, 3)) for id in random.sample(types, random.randint(1, len(types)))]
+
+    @pytest.mark.parametrize("basket", ["single", "mixed"])
+    def test_sells_exactly_what_there_is(self, house, basket):
+        event_id = house.event()
+        types = [house.ticket_type(self.QUANTITY, event_id) for _ in range(2)]
+        choose = getattr(self, basket)
+        sold = sum(house.at_once(*[partial(self.buy, house, types, choose)] * BUYERS), Counter())
+        assert [sold[id] for id in types] == [sum(house.counters(id)) for id in types] == [self.QUANTITY] * 2
+        house.agrees()
+
+
+class TestPayAgainstCancel:
+    def test_one_of_them_has_the_order(self, house):
+        id = house.ticket_type(2000)
+        for head_start in rounds():
+            order = house.placed(id, 2)
+            calls = partial(house.pay, order), partial(house.cancel, order)
+            paid, canceled = house.at_once(*calls, head_start=head_start)
+            ends = {200: ("canceled", ["refund_due"], []), 409: ("paid", ["confirmed"], ["valid"] * 2)}
+            assert (paid.status_code, house.look(order)) == (201, ends[canceled.status_code])
+        house.agrees()
+
+
+class TestPayAgainstPay:
+    def test_one_is_confirmed_and_the_other_due_back(self, house):
+        id = house.ticket_type(2000)
+        for _ in range(ROUNDS):
+            order = house.placed(id, 2)
+            house.at_once(*(partial(house.pay, order, reference=token_hex(8)) for _ in range(3)))
+            assert house.look(order) == ("paid", ["confirmed", "refund_due", "refund_due"], ["valid"] * 2)
+        house.agrees()
+
+
+class TestCancelAgainstCancel:
+    def test_places_come_back_once(self, house):
+        id = house.ticket_type(2000)
+        house.placed(id, 10)
+        for _ in range(ROUNDS):
+            order = house.placed(id, 2)
+            answers = house.at_once(*[partial(house.cancel, order)] * 4)
+            assert reasons(answers) == ["done", "not_pending", "not_pending", "not_pending"]
+        assert house.counters(id) == (0, 10)
+        house.agrees()
+
+
+class TestPayAgainstExpiry:
+    def test_payment_that_has_room_pays(self, house):
+        id = house.ticket_type(2000)
+        for head_start in rounds():
+            order = house.placed(id, 2)
+            house.lapse(order)
+            calls = [partial(house.pay, order), house.expire]
+            random.shuffle(calls)
+            house.at_once(*calls, head_start=head_start)
+            assert house.look(order) == ("paid", ["confirmed"], ["valid"] * 2)
+        assert house.counters(id) == (2 * ROUNDS, 0)
+        house.agrees()
+
+
+class TestLatePaymentAgainstNextBuyer:
+    @pytest.mark.parametrize("written", [False, True])
+    def test_one_of_them_has_the_last_place(self, house, written):
+        for head_start in rounds():
+            id = house.ticket_type(1)
+            order, buyer = house.placed(id), house.person()
+            house.lapse(order)
+            if written:
+                house.expire()
+            calls = {"pay": partial(house.pay, order), "buy": partial(house.order, buyer, (id, 1))}
+            names = random.sample(sorted(calls), 2)
+            answers = dict(zip(names, house.at_once(*map(calls.get, names), head_start=head_start), strict=True))
+            ends = {201: ("expired", ["refund_due"], []), 409: ("paid", ["confirmed"], ["valid"])}
+            assert house.look(order) == ends[answers["buy"].status_code]
+            assert answers["pay"].status_code == 201 and sum(house.counters(id)) == 1
+        house.agrees()
+
+    def test_one_of_two_late_payments_has_the_last_place(self, house):
+        for _ in range(ROUNDS):
+            id = house.ticket_type(1)
+            orders = []
+            for _ in range(2):
+                orders.append(house.placed(id))
+                house.lapse(orders[-1])
+                house.expire()
+            house.at_once(*(partial(house.pay, order) for order in orders))
+            assert sorted(house.look(order)[0] for order in orders) == ["expired", "paid"]
+        house.agrees()
+
+
+class TestExpiryAgainstNextBuyers:
+    def test_lapsed_places_are_had_once_and_all(self, house):
+        for _ in range(ROUNDS):
+            id = house.ticket_type(3)
+            for _ in range(3):
+                house.lapse(house.placed(id))
+            buyers = [house.person() for _ in range(6)]
+            answers = house.at_once(*(partial(house.order, buyer, (id, 1)) for buyer in buyers), house.expire)
+            assert reasons(answers[:-1]) == ["done"] * 3 + ["sold_out"] * 3
+            assert house.counters(id) == (0, 3)
+        house.agrees()
+
+    def test_baskets_in_both_orders_get_lapsed_places(self, house):
+        for _ in range(ROUNDS):
+            event_id = house.event()
+            types = [house.ticket_type(2, event_id) for _ in range(2)]
+            house.lapse(house.order(house.person(), (types[0], 2), (types[1], 2)).json())
+            baskets = [[(id, 1) for id in types], [(id, 1) for id in types[::-1]]] * 2
+            answers = house.at_once(*(partial(house.order, house.person(), *basket) for basket in baskets))
+            assert reasons(answers) == ["done", "done", "sold_out", "sold_out"]
+        house.agrees()
+
+
+class TestRefundAgainstRefund:
+    def test_money_and_places_come_back_once(self, house):
+        id = house.ticket_type(2000)
+        for _ in range(ROUNDS):
+            order = house.placed(id, 2)
+            house.pay(order)
+            answers = house.at_once(*[partial(house.refund, order)] * 4)
+            assert reasons(answers) == ["done", "not_paid", "not_paid", "not_paid"]
+            assert house.look(order) == ("refunded", ["refunded"], ["void"] * 2)
+        assert house.counters(id) == (0, 0)
+        house.agrees()
+
+    def test_payment_that_is_due_goes_back_once(self, house):
+        id = house.ticket_type(2000)
+        for _ in range(ROUNDS):
+            order = house.placed(id)
+            house.cancel(order)
+            path = f"/orders/{order['code']}/payments/{house.pay(order).json()['id']}/refund"
+            answers = house.at_once(*[partial(house.send, "POST", house.admin, path)] * 4)
+            assert reasons(answers) == ["done", "not_due", "not_due", "not_due"]
+
+
+class TestDoubleClick:
+    @pytest.mark.parametrize("types", [1, 2])
+    def test_is_one_order(self, house, types):
+        event_id = house.event()
+        lines = [(house.ticket_type(2000, event_id), 1) for _ in range(types)]
+        for _ in range(ROUNDS):
+            click = partial(house.order, house.person(), *lines, **{"Idempotency-Key": token_hex(8)})
+            answers = house.at_once(*[click] * 4)
+            assert len({(it.status_code, it.content, it.headers["Location"]) for it in answers}) == 1
+            assert sum("Idempotent-Replayed" not in it.headers for it in answers) == 1
+        assert house.counters(lines[0][0]) == (0, ROUNDS)
+        house.agrees()
+
+    def test_is_one_payment(self, house):
+        id = house.ticket_type(2000)
+        for _ in range(ROUNDS):
+            order = house.placed(id)
+            path, body = f"/orders/{order['code']}/payments", {"method": "cash", "amount": order["total"]}
+            click = partial(house.send, "POST", house.staff, path, body, **{"Idempotency-Key": token_hex(8)})
+            answers = house.at_once(*[click] * 4)
+            assert {(it.status_code, it.content) for it in answers} == {(201, answers[0].content)}
+            assert house.look(order) == ("paid", ["confirmed"], ["valid"])
+        house.agrees()
+
+
+class TestOneReferenceOnTwoOrders:
+    def test_pays_one_of_them(self, house):
+        id = house.ticket_type(2000)
+        for _ in range(ROUNDS):
+            orders, reference = [house.placed(id) for _ in range(2)], token_hex(8)
+            answers = house.at_once(
+                *(partial(house.pay, order, method="card", reference=reference) for order in orders)
+            )
+            assert reasons(answers) == ["done", "reference_used"]
+            assert sorted(house.look(order)[0] for order in orders) == ["paid", "pending"]
+        house.agrees()
+
+
+class TestOneBuyersParallelOrders:
+    @pytest.mark.parametrize("types", [1, 2])
+    def test_are_no_more_than_he_may_have(self, house, types):
+        event_id = house.event()
+        lines = [(house.ticket_type(200_000, event_id), 1) for _ in range(types)]
+        for _ in range(max(3, ROUNDS // 4)):
+            buyer = house.person()
+            answers = house.at_once(*[partial(house.order, buyer, *lines)] * (MAX_PENDING + 5))
+            assert reasons(answers) == ["done"] * MAX_PENDING + ["too_many_pending"] * 5
+        house.agrees()
+
+
+class TestOrderAgainstAdmin:
+    def test_fewer_places_are_never_fewer_than_sold(self, house):
+        for head_start in rounds():
+            id = house.ticket_type(5)
+            orders = [partial(house.order, house.person(), (id, 1)) for _ in range(3)]
+            fewer = partial(house.send, "PATCH", house.admin, f"/ticket-types/{id}", {"quantity": 1})
+            *answers, _ = house.at_once(*orders, fewer, head_start=head_start)
+            assert set(reasons(answers)) <= {"done", "sold_out"}
+        house.agrees()
+
+    @pytest.mark.parametrize("types", [1, 2])
+    @pytest.mark.parametrize("path", ["/ticket-types/{type}", "/events/{event}"])
+    def test_what_is_deleted_is_not_sold(self, house, path, types):
+        for head_start in rounds():
+            event_id = house.event()
+            lines = [(house.ticket_type(5, event_id), 1) for _ in range(types)]
+            gone = path.format(type=lines[-1][0], event=event_id)
+            calls = partial(house.order, house.person(), *lines), partial(house.send, "DELETE", house.admin, gone)
+            answers = house.at_once(*calls, head_start=head_start)
+            assert [answer.status_code for answer in answers] in ([201, 409], [404, 204])
+        house.agrees()
+
+
+@pytest.fixture
+def mortal(make_database):
+    """A server of two processes, which are there to be killed."""
+    url = make_database()
+    with servers() as start, house_on(url) as house:
+        server = start(url, WEB_CONCURRENCY="2", MAX_PENDING_ORDERS="1000000")
+        house.serve([server.address])
+        house.server = server.process.pid
+        yield house
+
+
+def workers(server):
+    found = subprocess.run(["pgrep", "-P", str(server)], capture_output=True, text=True)
+    return {int(child) for child in found.stdout.split()}
+
+
+class TestKill:
+    """Buyers come and come while the processes that serve them are killed."""
+
+    def insist(self, call):
+        """Repeat the call until it is answered."""
+        for _ in range(600):
+            try:
+                return call()
+            except requests.RequestException:
+                time.sleep(0.02)
+        raise AssertionError("nobody answers any more")
+
+    def buy_with_keys(self, house, types, over):
+        """Order and pay until it is over, and repeat what is not answered; the orders placed, and which are paid."""
+        person, orders = house.person(), {}
+        while not over.is_set():
+            key = token_hex(8)
+            lines = [(id, random.randint(1, 3)) for id in random.sample(types, random.randint(1, 2))]
+            order = self.insist(partial(house.order, person, *lines, **{"Idempotency-Key": key})).json()
+            orders[order["code"]] = "pending"
+            if random.random() < 0.5:
+                assert self.insist(partial(house.pay, order, method="card", reference=key)).ok
+                orders[order["code"]] = "paid"
+        return orders
+
+    def buy_without(self, house, types, over):
+        """Order one ticket a time until it is over; the orders that were answered."""
+        person, orders = house.person(), {}
+        while not over.is_set():
+            try:
+                orders[house.order(person, (random.choice(types), 1)).json()["code"]] = "pending"
+            except requests.RequestException:
+                time.sleep(0.02)
+        return orders
+
+    def kill(self, house, over):
+        """Kill a process, now and then all of them, again and again; each time others take their place."""
+        whole = len(workers(house.server))
+        try:
+            for number in range(KILLS):
+                time.sleep(random.uniform(0, 0.4))
+                alive = sorted(workers(house.server))
+                killed = alive if number % 4 == 1 else [random.choice(alive)]
+                for pid in killed:
+                    os.kill(pid, signal.SIGKILL)
+                self.wait_for_others(house.server, whole, killed)
+        finally:
+            over.set()
+
+    def wait_for_others(self, server, whole, killed):
+        for _ in range(300):
+            alive = workers(server)
+            if len(alive) == whole and alive.isdisjoint(killed):
+                return
+            time.sleep(0.05)
+        raise AssertionError(f"of {whole} processes there are {len(alive)} after a kill")
+
+    def test_loses_and_doubles_nothing(self, mortal):
+        event_id, over = mortal.event(), Signal()
+        types = [mortal.ticket_type(1_000_000, event_id) for _ in range(2)]
+        buyers = [partial(self.buy_with_keys, mortal, types, over)] * 8
+        others = [partial(self.buy_without, mortal, types, over)] * 4
+        _, *sold = mortal.at_once(partial(self.kill, mortal, over), *buyers, *others)
+        keyed, answered = (dict(ChainMap(*some)) for some in (sold[:8], sold[8:]))
+        stored = dict(map(tuple, mortal.rows(db.select(Order.code, Order.state))))
+        assert {code: stored.get(code) for code in keyed | answered} == keyed | answered
+        assert mortal.count(IdempotencyKey) == len(keyed)
+        assert mortal.count(Payment) == list(keyed.values()).count("paid")
+        mortal.agrees()

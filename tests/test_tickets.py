@@ -1,0 +1,363 @@
+"""Tickets, their QR codes, and check-in at the door."""
+
+import re
+import shutil
+import subprocess
+from xml.etree import ElementTree
+
+import pytest
+
+from models import Order, Ticket, db
+
+PNG = b"\x89PNG\r\n\x1a\n"
+NO_CODE = "0" * 32
+TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ")
+CHROME = "text/html,application/xhtml+xml,application/xml;q=0.9,image/avif,image/webp,image/apng,*/*;q=0.8"
+CHROME_IMG = "image/avif,image/webp,image/apng,image/svg+xml,image/*,*/*;q=0.8"
+SAFARI_IMG = "image/webp,image/avif,video/*;q=0.8,image/png,image/svg+xml;q=0.8,image/*;q=0.8,*/*;q=0.5"
+
+scans = pytest.mark.skipif(
+    not shutil.which("zbarimg"), reason="zbarimg (Debian's zbar-tools) is not there to scan with"
+)
+
+
+@pytest.fixture
+def code(paid_order):
+    """The code of one of two tickets of the buyer."""
+    return paid_order["tickets"][0]["code"]
+
+
+@pytest.fixture
+def check_in(client, staff):
+    """Check a ticket in, with this body if there is one, and return the response."""
+
+    def post(code, **body):
+        return client.post(f"/tickets/{code}/check-in", headers=staff.headers, **({"json": body} if body else {}))
+
+    return post
+
+
+@pytest.fixture
+def undo(client, staff):
+    return lambda code: client.delete(f"/tickets/{code}/check-in", headers=staff.headers)
+
+
+@pytest.fixture
+def refund(client, admin, paid_order):
+    return lambda: client.post(f"/orders/{paid_order['code']}/refund", headers=admin.headers)
+
+
+@pytest.fixture
+def cancel_event(client, admin):
+    return lambda id: client.patch(f"/events/{id}", json={"status": "canceled"}, headers=admin.headers)
+
+
+def scan(path):
+    """What a scanner reads in the picture."""
+    found = subprocess.run(["zbarimg", "--nodbus", "-q", "--raw", path], capture_output=True, text=True)
+    return found.stdout.strip()
+
+
+def draw(svg, path):
+    """Draw the strokes of a QR code's SVG as a grey picture, which a scanner can read without knowing SVG."""
+    root = ElementTree.fromstring(svg)
+    side = int(root.get("width"))
+    lines = next(element for element in root.iter() if "stroke" in element.attrib)
+    scale = 8
+    pixels = [[255] * (side // scale) for _ in range(side // scale)]
+    x = y = 0
+    for verb, numbers in re.findall(r"([Mmh])([^Mmh]*)", lines.get("d")):
+        values = [float(number) for number in re.findall(r"-?[\d.]+", numbers)]
+        if verb == "h":
+            pixels[int(y)][int(x) : int(x + values[0])] = [0] * int(values[0])
+        x, y = values if verb == "M" else (x + values[0], y + (values[1] if verb == "m" else 0))
+    rows = b"".join(bytes(grey for grey in row for _ in range(scale)) * scale for row in pixels)
+    path.write_bytes(b"P5 %d %d 255\n" % (side, side) + rows)
+
+
+class TestTicketListGet:
+    def test_shows_own_tickets(self, client, buyer, paid_order):
+        tickets = client.get("/tickets", headers=buyer.headers).get_json()
+        assert {ticket["code"] for ticket in tickets} == {ticket["code"] for ticket in paid_order["tickets"]}
+
+    def test_shows_what_the_order_shows(self, client, buyer, paid_order):
+        tickets = client.get("/tickets", headers=buyer.headers).get_json()
+        assert sorted(tickets, key=str) == sorted(paid_order["tickets"], key=str)
+
+    @pytest.mark.parametrize("role", ["user", "staff", "admin"])
+    def test_shows_nobody_elses(self, client, make_user, paid_order, role):
+        response = client.get("/tickets", headers=make_user(role).headers)
+        assert (response.status_code, response.get_json()) == (200, [])
+
+    def test_keeps_void_tickets(self, client, buyer, paid_order, refund):
+        refund()
+        tickets = client.get("/tickets", headers=buyer.headers).get_json()
+        assert [ticket["status"] for ticket in tickets] == ["void", "void"]
+
+    def test_comes_in_pages(self, client, buyer, paid_order):
+        first = client.get("/tickets?limit=1", headers=buyer.headers)
+        second = client.get(re.match("<(.+)>; rel=", first.headers["Link"])[1], headers=buyer.headers)
+        codes = {ticket["code"] for page in (first, second) for ticket in page.get_json()}
+        assert codes == {ticket["code"] for ticket in paid_order["tickets"]}
+        assert "Link" not in second.headers
+
+    @pytest.mark.parametrize("limit", [1, 2])
+    def test_takes_two_statements_however_many_there_are(self, client, statements, buyer, paid_order, limit):
+        sent = statements(lambda: client.get(f"/tickets?limit={limit}", headers=buyer.headers))
+        assert len(sent) == len(["the token", "the tickets"])
+
+    def test_wants_a_token(self, client):
+        assert client.get("/tickets").status_code == 401
+
+
+class TestTicketGet:
+    def test_shows_the_ticket(self, client, buyer, code, context):
+        ticket = client.get(f"/tickets/{code}", headers=buyer.headers).get_json()
+        row = db.session.scalar(db.select(Ticket))
+        assert ticket == {
+            "code": code,
+            "status": "valid",
+            "event": {
+                "id": row.event_id,
+                "name": "Concert",
+                "venue": "Hall",
+                "starts_at": row.event.starts_at.strftime("%Y-%m-%dT%H:%M:%SZ"),
+            },
+            "ticket_type": {"id": row.ticket_type_id, "name": "Regular"},
+            "holder": "Somebody",
+            "checked_in_at": None,
+        }
+
+    @pytest.mark.parametrize("role", ["staff", "admin"])
+    def test_staff_may_see_it(self, client, make_user, code, role):
+        assert client.get(f"/tickets/{code}", headers=make_user(role).headers).get_json()["code"] == code
+
+    def test_another_buyer_finds_nothing(self, client, make_user, code):
+        response = client.get(f"/tickets/{code}", headers=make_user().headers)
+        assert (response.status_code, response.get_json()) == (404, {"message": "Not Found"})
+
+    def test_wants_a_token(self, client, code):
+        response = client.get(f"/tickets/{code}")
+        assert (response.status_code, response.headers["WWW-Authenticate"]) == (401, "Bearer")
+
+    @pytest.mark.parametrize("wrong", [NO_CODE, "1", "é" * 32])
+    @pytest.mark.parametrize("path", ["/tickets/{}", "/tickets/{}/qr"])
+    def test_unknown_code_finds_nothing(self, client, staff, wrong, path):
+        response = client.get(path.format(wrong), headers=staff.headers)
+        assert (response.status_code, response.get_json()) == (404, {"message": "Not Found"})
+
+    def test_code_has_128_random_bits(self, paid_order):
+        codes = {ticket["code"] for ticket in paid_order["tickets"]}
+        assert len(codes) == 2
+        assert all(re.fullmatch("[0-9A-F]{32}", code) for code in codes)
+
+
+class TestQRGet:
+    @scans
+    def test_svg_reads_as_the_code(self, client, code, tmp_path):
+        draw(client.get(f"/tickets/{code}/qr").data, tmp_path / "qr.pgm")
+        assert scan(tmp_path / "qr.pgm") == code
+
+    @scans
+    def test_png_reads_as_the_code(self, client, code, tmp_path):
+        (tmp_path / "qr.png").write_bytes(client.get(f"/tickets/{code}/qr", headers={"Accept": "image/png"}).data)
+        assert scan(tmp_path / "qr.png") == code
+
+    def test_svg_has_a_white_background(self, client, code):
+        root = ElementTree.fromstring(client.get(f"/tickets/{code}/qr").data)
+        background = next(root.iter("{http://www.w3.org/2000/svg}path"))
+        assert background.get("fill") == "#fff"
+
+    @pytest.mark.parametrize(
+        "accept",
+        [None, "*/*", "image/*", CHROME, CHROME_IMG, "image/png;q=0.1, image/svg+xml", "image/png;q=0, */*"]
+        + ["image/png;q=x", "image/gif", ";;;", "\xff", "image/png" * 500],
+    )
+    def test_svg_is_what_comes(self, client, code, accept):
+        response = client.get(f"/tickets/{code}/qr", headers={} if accept is None else {"Accept": accept})
+        assert (response.status_code, response.mimetype) == (200, "image/svg+xml")
+        assert ElementTree.fromstring(response.data).tag == "{http://www.w3.org/2000/svg}svg"
+
+    @pytest.mark.parametrize(
+        "accept",
+        ["Image/PNG", "image/png, */*", "image/svg+xml;q=0, */*", SAFARI_IMG],
+    )
+    def test_png_comes_where_it_is_preferred(self, client, code, accept):
+        response = client.get(f"/tickets/{code}/qr", headers={"Accept": accept})
+        assert (response.status_code, response.mimetype) == (200, "image/png")
+        assert response.data.startswith(PNG)
+
+    def test_varies_by_accept(self, client, code):
+        assert "Accept" in client.get(f"/tickets/{code}/qr").vary
+
+    def test_is_stored_by_nobody_on_the_way(self, client, code):
+        assert client.get(f"/tickets/{code}/qr").headers["Cache-Control"] == "no-store"
+
+    @scans
+    def test_shows_the_same_picture_to_everybody(self, client, make_user, code, tmp_path):
+        pictures = {client.get(f"/tickets/{code}/qr", headers=h).data for h in ({}, make_user().headers)}
+        assert pictures == {client.get(f"/tickets/{code}/qr", headers=make_user("admin").headers).data}
+
+
+class TestCodeAlone:
+    """What somebody learns who has a ticket's code and no role: its picture."""
+
+    @pytest.mark.parametrize("method, path", [("GET", ""), ("POST", "/check-in"), ("DELETE", "/check-in")])
+    def test_nothing_without_a_token(self, client, code, method, path):
+        response = client.open(f"/tickets/{code}{path}", method=method)
+        assert (response.status_code, response.get_json()) == (401, {"message": "Missing token"})
+
+    @pytest.mark.parametrize("method", ["POST", "DELETE"])
+    def test_not_even_its_owner_may_check_in(self, client, buyer, code, method):
+        response = client.open(f"/tickets/{code}/check-in", method=method, headers=buyer.headers)
+        assert (response.status_code, response.get_json()) == (403, {"message": "Forbidden"})
+
+    @pytest.mark.parametrize("method", ["POST", "DELETE"])
+    def test_a_wrong_code_is_forbidden_alike(self, client, buyer, method):
+        response = client.open(f"/tickets/{NO_CODE}/check-in", method=method, headers=buyer.headers)
+        assert response.status_code == 403
+
+    def test_it_is_no_order(self, client, make_user, code):
+        assert client.get(f"/orders/{code}", headers=make_user("admin").headers).status_code == 404
+
+    def test_its_picture_stays_the_same_when_it_was_used(self, client, check_in, code):
+        before = client.get(f"/tickets/{code}/qr").data
+        check_in(code)
+        assert client.get(f"/tickets/{code}/qr").data == before
+
+
+class TestCheckInPost:
+    def test_lets_one_person_in(self, client, buyer, check_in, code):
+        response = check_in(code)
+        ticket = response.get_json()["ticket"]
+        assert (response.status_code, response.get_json()["message"]) == (200, "Welcome")
+        assert (ticket["code"], ticket["status"]) == (code, "used")
+        assert TIME.fullmatch(ticket["checked_in_at"])
+        assert client.get(f"/tickets/{code}", headers=buyer.headers).get_json() == ticket
+
+    def test_admin_may_work_the_door(self, client, admin, code):
+        assert client.post(f"/tickets/{code}/check-in", headers=admin.headers).status_code == 200
+
+    def test_leaves_the_other_ticket_alone(self, client, buyer, check_in, paid_order):
+        first, second = (ticket["code"] for ticket in paid_order["tickets"])
+        check_in(first)
+        assert client.get(f"/tickets/{second}", headers=buyer.headers).get_json()["status"] == "valid"
+
+    def test_body_may_be_an_empty_object(self, client, staff, code):
+        assert client.post(f"/tickets/{code}/check-in", json={}, headers=staff.headers).status_code == 200
+
+    def test_takes_the_door_of_its_event(self, check_in, paid_order):
+        ticket = paid_order["tickets"][0]
+        assert check_in(ticket["code"], event_id=ticket["event"]["id"]).status_code == 200
+
+    def test_refuses_the_door_of_another_event(self, check_in, make_event, paid_order):
+        ticket = paid_order["tickets"][0]
+        response = check_in(ticket["code"], event_id=make_event())
+        facts = {"reason": "wrong_event", "event": {"id": ticket["event"]["id"], "name": "Concert"}}
+        assert (response.status_code, response.get_json()) == (
+            409,
+            {"message": "The ticket is for another event", **facts},
+        )
+
+    def test_wrong_event_keeps_nothing(self, check_in, make_event, code, context):
+        check_in(code, event_id=make_event())
+        assert set(db.session.scalars(db.select(Ticket.status))) == {"valid"}
+
+    def test_refuses_who_comes_second_and_says_since_when(self, check_in, code):
+        entered = check_in(code).get_json()["ticket"]["checked_in_at"]
+        response = check_in(code)
+        assert (response.status_code, response.get_json()) == (
+            409,
+            {
+                "message": "Somebody has come in with this ticket",
+                "reason": "already_checked_in",
+                "checked_in_at": entered,
+            },
+        )
+
+    def test_refuses_a_refunded_ticket_and_says_since_when(self, check_in, refund, code, context):
+        refund()
+        response = check_in(code)
+        since = db.session.scalar(db.select(Order.updated_at)).strftime("%Y-%m-%dT%H:%M:%SZ")
+        assert (response.status_code, response.get_json()) == (
+            409,
+            {"message": "The ticket was refunded", "reason": "void", "since": since},
+        )
+
+    def test_refuses_a_canceled_event_and_says_since_when(self, check_in, cancel_event, paid_order, context):
+        ticket = paid_order["tickets"][0]
+        cancel_event(ticket["event"]["id"])
+        response = check_in(ticket["code"])
+        since = db.session.scalar(db.select(Ticket)).event.canceled_at.strftime("%Y-%m-%dT%H:%M:%SZ")
+        assert (response.status_code, response.get_json()) == (
+            409,
+            {"message": "The event is canceled", "reason": "event_canceled", "since": since},
+        )
+
+    def test_takes_six_statements(self, statements, check_in, code):
+        sent = statements(lambda: check_in(code))
+        steps = ["the token", "the ticket", "its lock", "the event", "the change", "its time"]
+        assert len([statement for statement in sent if not statement.startswith("BEGIN")]) == len(steps)
+
+    def test_unknown_code_finds_nothing(self, check_in):
+        assert check_in(NO_CODE).status_code == 404
+
+    @pytest.mark.parametrize("event_id", [None, "1", 1.0, True, 0, 2**31])
+    def test_refuses_an_event_id_that_is_none(self, client, staff, code, event_id):
+        response = client.post(f"/tickets/{code}/check-in", json={"event_id": event_id}, headers=staff.headers)
+        assert (response.status_code, list(response.get_json()["message"])) == (400, ["event_id"])
+
+    @pytest.mark.parametrize("data", [b"[]", b"{", b" "])
+    def test_refuses_a_body_that_is_no_object(self, client, staff, code, data):
+        url = f"/tickets/{code}/check-in"
+        response = client.post(url, data=data, content_type="application/json", headers=staff.headers)
+        assert response.status_code == 400
+
+    def test_refuses_a_form(self, client, staff, code):
+        response = client.post(f"/tickets/{code}/check-in", data={"event_id": 1}, headers=staff.headers)
+        assert response.status_code == 415
+
+    def test_takes_nothing_from_the_query_string(self, client, staff, make_event, code):
+        url = f"/tickets/{code}/check-in?event_id={make_event()}"
+        assert client.post(url, headers=staff.headers).status_code == 200
+
+
+class TestCheckInDelete:
+    def test_undoes_a_mistake(self, client, buyer, check_in, undo, code):
+        check_in(code)
+        response = undo(code)
+        ticket = response.get_json()["ticket"]
+        assert (response.status_code, response.get_json()["message"]) == (200, "Check-in undone")
+        assert (ticket["status"], ticket["checked_in_at"]) == ("valid", None)
+        assert client.get(f"/tickets/{code}", headers=buyer.headers).get_json() == ticket
+
+    def test_lets_in_again(self, check_in, undo, code):
+        check_in(code)
+        undo(code)
+        assert check_in(code).status_code == 200
+
+    def test_is_possible_after_the_event_was_canceled(self, check_in, cancel_event, undo, paid_order):
+        ticket = paid_order["tickets"][0]
+        check_in(ticket["code"])
+        cancel_event(ticket["event"]["id"])
+        assert undo(ticket["code"]).status_code == 200
+
+    def test_makes_a_refund_possible(self, check_in, refund, undo, code):
+        check_in(code)
+        assert refund().get_json()["reason"] == "checked_in"
+        undo(code)
+        assert refund().get_json()["status"] == "refunded"
+
+    def test_refuses_where_nobody_came_in(self, undo, code):
+        response = undo(code)
+        assert (response.status_code, response.get_json()) == (
+            409,
+            {"message": "Nobody has come in with this ticket", "reason": "not_checked_in", "status": "valid"},
+        )
+
+    def test_refuses_a_void_ticket_and_says_that_it_is(self, refund, undo, code):
+        refund()
+        assert undo(code).get_json()["status"] == "void"
+
+    def test_unknown_code_finds_nothing(self, undo):
+        assert undo(NO_CODE).status_code == 404
