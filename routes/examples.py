@@ -83,4 +83,5 @@ SALES = {
     "total": COUNTED,
 }
 
+PATH = {"id": EVENT.id, "code": CODE, "file": "start.js"}
 SEASON = (USER, CATEGORY, EVENT, TICKET_TYPE, PAID, PAID.items[0], CONFIRMED, VALID)

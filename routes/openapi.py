@@ -28,7 +28,7 @@ from werkzeug.exceptions import (
 from models import ROLES, KeyReused, Outdated, db
 from routes.access import public
 from routes.answers import answers, conditional
-from routes.examples import SEASON
+from routes.examples import PATH, SEASON
 
 ABOUT = """
 Events and their ticket types, orders and payments, and tickets that are checked in at the door.
@@ -144,7 +144,7 @@ def security(view):
 def parameters(rule, view):
     converters = current_app.url_map.converters
     found = [
-        {"name": name, "in": "path", "required": True, "schema": converters[converter].schema}
+        {"name": name, "in": "path", "required": True, "schema": converters[converter].schema, "example": PATH[name]}
         for converter, name in re.findall(r"<(\w+):(\w+)>", rule.rule)
     ]
     found += [{"name": it.name, "in": "query", "schema": it.type.schema} for it in arguments(view, "query")]

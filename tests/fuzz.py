@@ -1,4 +1,4 @@
-"""Fuzz the production server from its own document, as nobody, buyer, staff and admin: `python tests/fuzz.py`.
+"""Fuzz the production server from its own document, as nobody, buyer, staff and admin: `python -m tests.fuzz`.
 
 Every operation that a role may use must succeed, on what is made for it and with the document's own example. Then
 schemathesis, in an environment of its own, looks for a 5xx and for any answer that the document does not describe.
