@@ -50,7 +50,8 @@ def conditional(view):
         response.set_etag(digest if version is None else f"{version}-{digest}")
         response.headers["Cache-Control"] = "private, no-cache"
         response.vary.add("Authorization")
-        if response.make_conditional(request).status_code == 412:
+        environ = request.environ | ({"HTTP_IF_MATCH": ""} if request.if_match.star_tag else {})  # Werkzeug forgets `*`
+        if response.make_conditional(environ).status_code == 412:
             raise PreconditionFailed
         return response
 

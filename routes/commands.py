@@ -2,6 +2,7 @@
 
 import click
 from flask import current_app
+from flask.cli import with_appcontext
 
 from models import EndedLogin, IdempotencyKey, Order, Ticket, TicketType, User, check_inventory, db, hash_password
 from routes.demo import demo
@@ -29,6 +30,7 @@ new_password = click.option(
 @click.option("--name", prompt=True, callback=checked(Text(100)))
 @click.option("--email", prompt=True, callback=checked(Email()))
 @new_password
+@with_appcontext
 def create_admin(name, email, password):
     """Make an admin, or make one of the account with this address."""
     user = User.by_email(email) or User.sign_up(name=name, email=email, password=password)
@@ -41,6 +43,7 @@ def create_admin(name, email, password):
 @click.command("set-password")
 @click.argument("email", callback=checked(Email()))
 @new_password
+@with_appcontext
 def set_password(email, password):
     """Give an account a new password and end its tokens."""
     user = User.by_email(email)
@@ -53,6 +56,7 @@ def set_password(email, password):
 
 
 @click.command("expire-orders")
+@with_appcontext
 def expire_orders():
     """Write down which orders have lapsed, and forget what is too old to matter. Nothing depends on it."""
     orders, keys, logins = Order.lapse_all(), IdempotencyKey.forget_old(), EndedLogin.forget_old()
@@ -61,6 +65,7 @@ def expire_orders():
 
 
 @click.command("check-inventory")
+@with_appcontext
 def recount():
     """Count all places, tickets and payments again; exit with 1 on any difference."""
     found = check_inventory()

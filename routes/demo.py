@@ -17,6 +17,7 @@ from itertools import count
 
 import click
 from flask import current_app
+from flask.cli import with_appcontext
 from sqlalchemy import case, func, select, text, update
 
 from models import PAYMENT_METHODS, UNSYNCHRONIZED, Order, OrderItem, TicketType, db, hash_password, new_code, new_stamp
@@ -486,6 +487,7 @@ def accepted(context, parameter, password):
 @click.option(
     "--password", default=lambda: secrets.token_urlsafe(9), callback=accepted, help="For all; random unless given."
 )
+@with_appcontext
 def demo(events, users, orders, seed, password):
     """Fill an empty database with a season of events."""
     refuse_unless_empty()

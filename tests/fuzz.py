@@ -23,7 +23,9 @@ from tests.test_openapi import OPERATIONS, example, protected, takes_body
 
 ROLES = ("nobody", "user", "staff", "admin")
 EXAMPLES = os.environ.get("FUZZ_EXAMPLES", "10")  # of each operation and role
-SETTINGS = ("--phases=examples,coverage,fuzzing", f"--max-examples={EXAMPLES}", "--workers=2", "--seed=1")
+SETTINGS = ("--phases=examples,coverage,fuzzing", f"--max-examples={EXAMPLES}", "--seed=1")
+# What no schema can say is refused all the same: a cursor that is none, 1.0 for an integer, a wrong current password.
+SETTINGS += ("--exclude-checks=positive_data_acceptance",)
 EVENT = {"name": "Concert", "description": "Music", "venue": "Hall", "status": "published"}
 EVENT |= {"starts_at": "2099-06-19T18:30:00Z", "ends_at": "2099-06-19T21:30:00Z"}
 TICKET_TYPE = {"name": "Regular", "price": 2500, "quantity": 100_000}

@@ -9,6 +9,7 @@ import time
 import tomllib
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
+from pathlib import Path
 
 import pytest
 import requests
@@ -156,6 +157,11 @@ class TestDatabase:
         views = {rule.rule: app.view_functions[rule.endpoint].view_class for rule in app.url_map.iter_rules()}
         assert (views["/sign-up"], views["/login"], views["/users"]) == (UserSignup, LoginResource, UserResource)
         assert module.app.test_client().get("/nowhere").status_code == 404
+
+    def test_module_written_from_the_documentation_runs_without_any_environment(self):
+        command = [Path(sys.executable).with_name("pytest"), "-p", "no:cacheprovider", "--noconftest"]
+        ended = subprocess.run([*command, "tests/test_documentation.py"], cwd=ROOT, env={}, capture_output=True)
+        assert ended.returncode == 0, ended.stdout.decode()
 
 
 class TestFiles:

@@ -394,6 +394,9 @@ class TestIfNoneMatch:
         answer = client.get("/events?limit=1", headers={"If-None-Match": full.headers["ETag"]})
         assert (answer.status_code, answer.headers["Link"]) == (304, full.headers["Link"])
 
+    def test_if_match_of_anything_holds(self, client, path):
+        assert client.get(path, headers={"If-Match": "*"}).status_code == 200
+
     def test_a_failed_if_match_is_an_error_like_any(self, client, path):
         answer = client.get(path, headers={"If-Match": '"x"'})
         assert (answer.status_code, list(answer.get_json())) == (412, ["message"])
