@@ -1,7 +1,8 @@
 """How fast the application is, as ratios to a peer measured in the same minutes on the same machine.
 
     TEST_DATABASE_URL=postgresql://... pipenv run bench            all rows: about half an hour
-    TEST_DATABASE_URL=postgresql://... pipenv run bench --short    the same on little data, only to see that it works
+    TEST_DATABASE_URL=postgresql://... pipenv run bench --grow     how cost grows from a thousand rows to a million
+    TEST_DATABASE_URL=postgresql://... pipenv run bench --short    both on little data, only to see that it works
 
 The peer, in tests/peer, does the same work on FastAPI, async SQLAlchemy and asyncpg. Each has two worker processes;
 they share one PostgreSQL with its default durability, are up at once and take turns, in both orders. A ratio is the
@@ -153,7 +154,18 @@ def load(server, *, call, seconds, connections=32, types=1, events=1, path=""):
     with tempfile.NamedTemporaryFile("w", suffix=".lua") as script:
         script.write(LOAD)
         script.flush()
-        command = ["wrk", "-t1", f"-c{connections}", f"-d{seconds}", "--latency", "-s", script.name, server.address]
+        command = [
+            "wrk",
+            "-t1",
+            f"-c{connections}",
+            f"-d{seconds}",
+            "--timeout",
+            "60",
+            "--latency",
+            "-s",
+            script.name,
+            server.address,
+        ]
         run = subprocess.run(command, env=os.environ | environment, capture_output=True, text=True, check=True)
     if run.stderr or "Socket errors" in run.stdout:
         print(run.stderr[:300], *re.findall("Socket errors.*", run.stdout), file=sys.stderr)
@@ -226,17 +238,17 @@ def reads(ours, peer, size):
 
 def deep_page(ours, size):
     """The first page against one at nine tenths, both of `size.many` events."""
-    first, deep = "/events?limit=50", "/events?limit=50&after=" + cursor_at(ours, size)
+    first, deep = "/events?limit=50", "/events?limit=50&after=" + cursor_at(ours, size.many * 9 // 10)
     pairs = take_turns(size.rounds, deep, first, lambda path: load(ours, call="path", path=path, seconds=size.seconds))
     report(f"a page at nine tenths of {size.many:,} events, against the first", 0.9, pairs)
 
 
-def cursor_at(server, size):
-    """The cursor of nine tenths of the list: found from the last event of the page before it, as the API gives it."""
+def cursor_at(server, place):
+    """The cursor of this place in the list: found from the last event of the page before it, as the API gives it."""
     engine = create_engine(server.database)
-    place = "SELECT starts_at FROM events ORDER BY starts_at, id OFFSET :place LIMIT 1"
+    starts = "SELECT starts_at FROM events ORDER BY starts_at, id OFFSET :place LIMIT 1"
     with engine.connect() as connection:
-        moment = connection.execute(text(place), {"place": size.many * 9 // 10}).scalar_one()
+        moment = connection.execute(text(starts), {"place": place}).scalar_one()
     engine.dispose()
     since = moment.strftime("%Y-%m-%dT%H:%M:%S+00:00").replace("+", "%2B")
     answer = requests.get(f"{server.address}/events?limit=1&from={since}", timeout=60)
@@ -244,21 +256,28 @@ def cursor_at(server, size):
 
 
 def all_users(ours, peer, size):
-    def measure(who):
-        who.forget_peak()
-        idle, start = who.memory(), time.perf_counter()
-        with requests.get(f"{who.address}/users", headers=who.admin(), stream=True, timeout=600) as answer:
-            length, first = 0, None
-            for part in answer.iter_content(65536):
-                first = first or time.perf_counter() - start
-                length += len(part)
-        whole = time.perf_counter() - start
-        return {"rate": 1 / whole, "first byte": first / whole, "memory": who.memory() - idle}
-
-    pairs = take_turns(size.rounds, ours, peer, measure)
+    pairs = take_turns(size.rounds, ours, peer, lambda who: read_whole(who, "/users"))
     report(f"`GET /users`, {size.users:,} users, against the peer", 4, pairs)
     print_bounds(pairs, "memory", "MB above idle (goal: at most 10)")
     print_bounds(pairs, "first byte", "of the whole time until the first byte (goal: at most 0.05)")
+
+
+ATTENDEES_PATH = "/events/1/attendees"
+
+
+def read_whole(who, path):
+    """Read one long answer as it comes: its rate, when its first byte came, its lines, MB above idle."""
+    who.forget_peak()
+    idle, start = who.memory(), time.perf_counter()
+    headers = who.admin() | {"Accept": "text/csv" if path == ATTENDEES_PATH else "application/json"}
+    with requests.get(f"{who.address}{path}", headers=headers, stream=True, timeout=600) as answer:
+        answer.raise_for_status()
+        lines, first = 0, None
+        for part in answer.iter_content(65536):
+            first = first or time.perf_counter() - start
+            lines += part.count(b"\n")
+    whole = time.perf_counter() - start
+    return {"rate": 1 / whole, "first byte": first / whole, "lines": lines, "memory": who.memory() - idle}
 
 
 def print_bounds(pairs, figure, unit):
@@ -267,17 +286,10 @@ def print_bounds(pairs, figure, unit):
 
 
 def attendees(ours, size):
-    found = []
-    for _ in range(size.rounds):
-        ours.forget_peak()
-        idle = ours.memory()
-        headers = ours.admin() | {"Accept": "text/csv"}
-        answer = requests.get(f"{ours.address}/events/1/attendees", headers=headers, timeout=600)
-        assert answer.text.count("\n") == size.users + 1
-        found.append(ours.memory() - idle)
-    print(
-        f"\n| attendees of an event with {size.users:,} tickets as CSV, MB above idle | 10 | **{median(found):.1f}** |"
-    )
+    found = [read_whole(ours, ATTENDEES_PATH) for _ in range(size.rounds)]
+    assert {it["lines"] for it in found} == {size.users + 1}
+    memory = median(it["memory"] for it in found)
+    print(f"\n| attendees of an event with {size.users:,} tickets as CSV, MB above idle | 10 | **{memory:.1f}** |")
 
 
 def log_ins(ours, size):
@@ -406,6 +418,49 @@ INSERT INTO order_items (order_id, ticket_type_id, name, quantity, unit_price) V
 """
 
 
+# How cost grows
+
+
+def growth(postgresql, folder, sizes, seconds):
+    """Print what a call costs where there are many rows, as a multiple of what it costs where there are few."""
+    found = {}
+    for count in sizes:
+        with database(postgresql, "bench_growth") as url:
+            migrate(url)
+            fill(url, SEED, ATTENDEES, users=count, events=count, attendees=count)
+            tokens = write_tokens(folder / f"tokens-{count}", min(count, 10_000))
+            port = free_port()
+            server = Server("ours", SERVE, port, {"DATABASE_URL": url, "PORT": str(port), **SETTINGS}, tokens)
+            server.database = url
+            try:
+                found[count] = {name: 1 / rate for name, rate in costs(server, count, seconds)}
+            finally:
+                server.stop()
+    print(f"| users, events, tickets | {' | '.join(f'{count:,}' for count in sizes)} |  {seconds} s each")
+    print("|---" * (len(sizes) + 1) + "|")
+    for name, first in found[sizes[0]].items():
+        print(f"| {name} | {' | '.join(f'{found[count][name] / first:.2g}' for count in sizes)} |", flush=True)
+    for name in found[sizes[0]]:
+        print(f"    {name}, seconds: {' '.join(f'{found[count][name]:.3g}' for count in sizes)}")
+
+
+def costs(server, count, seconds):
+    """How many of each call are done in a second: short ones by 32 clients at once, long ones by one."""
+
+    def rate(call, **about):
+        return load(server, call=call, seconds=seconds, **about)["rate"]
+
+    deep = "/events?limit=50&after=" + cursor_at(server, count * 9 // 10)
+    yield "`POST /orders`, one ticket type", rate("order")
+    yield "`POST /orders`, over all ticket types", rate("order", types=2 * count)
+    yield "`GET /events`, first page", rate("path", path="/events?limit=50")
+    yield "`GET /events`, page at nine tenths", rate("path", path=deep)
+    yield "`GET /events?q=`, a word that none has", rate("path", path="/events?q=zebra", connections=2)
+    yield "`GET /events/<id>`", rate("event", events=count)
+    yield "`GET /users`, all of them", read_whole(server, "/users")["rate"]
+    yield "attendees as CSV, all of them", read_whole(server, ATTENDEES_PATH)["rate"]
+
+
 # What they run on
 
 SERVE = [sys.executable, "-c", "from app import serve; serve()"]
@@ -447,14 +502,15 @@ def fill(url, *statements, **numbers):
     engine.dispose()
 
 
-def write_tokens(file, count):
-    """A token a user, the admin's first; the same do for both, the peer does not look at the stamp."""
-    now = int(time.time())
+def write_tokens(path, count):
+    """A file of a token a user, the admin's first; they do for both, the peer does not look at the stamp."""
+    now, tokens = int(time.time()), []
     for id in range(1, count + 1):
         claims = {"sub": str(id), "role": "admin" if id == 1 else "user", "type": "access", "fresh": False}
         claims |= {"iat": now, "exp": now + 86400, "jti": str(id), "stamp": "s", "sid": str(id)}
-        file.write(jwt.encode(claims, SECRET, "HS256") + "\n")
-    file.flush()
+        tokens.append(jwt.encode(claims, SECRET, "HS256") + "\n")
+    path.write_text("".join(tokens))
+    return path
 
 
 def peer_python(folder):
@@ -468,6 +524,7 @@ def peer_python(folder):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--short", action="store_true", help="little data and one round, to see that it works")
+    parser.add_argument("--grow", action="store_true", help="how cost grows with the rows there are, and nothing else")
     parser.add_argument("--rows", default="", help="only the functions of these names, with commas between")
     parser.add_argument("--peer-python", help="a Python that has what the peer needs, instead of installing that")
     options = parser.parse_args()
@@ -476,11 +533,14 @@ def main():
         size = argparse.Namespace(rounds=1, seconds=2, users=2_000, events=1_000, many=10_000)
     postgresql = os.environ.get("TEST_DATABASE_URL") or sys.exit("TEST_DATABASE_URL is not set")
     with ExitStack() as stack:
-        folder = stack.enter_context(tempfile.TemporaryDirectory())
-        tokens = stack.enter_context(open(f"{folder}/tokens", "w"))
-        write_tokens(tokens, min(size.users, 10_000))
-        python = options.peer_python or peer_python(f"{folder}/peer")
-        measure(stack, options, size, postgresql, Path(tokens.name), python)
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        if options.grow or options.short:
+            sizes = (2_000, 4_000) if options.short else (1_000, 10_000, 100_000, 1_000_000)
+            growth(postgresql, folder, sizes, size.seconds)
+        if options.grow:
+            return
+        tokens = write_tokens(folder / "tokens", min(size.users, 10_000))
+        measure(stack, options, size, postgresql, tokens, options.peer_python or peer_python(folder / "peer"))
 
 
 def measure(stack, options, size, postgresql, tokens, python):
