@@ -208,11 +208,11 @@ class Missing(Exception):
 
 
 class Invalid(ValueError):
-    """A value that can only be judged in the domain. `field` is its name, the text is for the client."""
+    """Values that can only be judged in the domain. `fields` has a text for the client by the name of each."""
 
-    def __init__(self, field, text):
-        super().__init__(text)
-        self.field = field
+    def __init__(self, **fields):
+        super().__init__(", ".join(fields))
+        self.fields = fields
 
 
 # The database
@@ -411,7 +411,7 @@ class User(db.Model, Timestamps, Serializable):
         """The owner's own changes. A new address or password wants the present password: a lent token is not enough."""
         new_email = email is not None and normal_email(email) != self.email
         if (new_email or password is not None) and not password_matches(self.password, current_password or ""):
-            raise Invalid("current_password", "Please provide your current password")
+            raise Invalid(current_password="Please provide your current password")
         with refusing(EmailTaken, "unique"):
             self.name = name or self.name
             self.email = email or self.email
@@ -487,11 +487,15 @@ ALIVE = select(User.id, User.role).where(
 
 # The catalogue
 
+# An id that was deleted is not given again, which SQLite does unless told: somebody may still mean the old row.
+NEVER_AGAIN = {"sqlite_autoincrement": True}
+
 
 class Category(db.Model, Serializable):
     """`folded` is the name without its case: no two categories share one."""
 
     __tablename__ = "categories"
+    __table_args__ = NEVER_AGAIN
     serialize_only = ("id", "name")
 
     id: Mapped[int] = mapped_column(Integer, primary_key=True)
@@ -521,6 +525,9 @@ class Category(db.Model, Serializable):
             db.session.execute(db.delete(Category).where(Category.id == self.id))
 
 
+NO_CATEGORY = {"category_id": "There is no such category"}
+
+
 class Event(db.Model, Timestamps, Serializable):
     """Something people buy tickets for. `version` counts its changes; `duration`, in seconds, serves `listed`."""
 
@@ -533,6 +540,7 @@ class Event(db.Model, Timestamps, Serializable):
         # The status first: PostgreSQL judges an index by how well its first column is sorted on the disk.
         Index("ix_events_in_category", "status", "category_id", "starts_at", "id"),
         Index("ix_events_longest", "status", "duration"),
+        NEVER_AGAIN,
     )
     serialize_only = (
         "id",
@@ -649,15 +657,19 @@ class Event(db.Model, Timestamps, Serializable):
     def set(self, fields):
         for name, value in fields.items():
             setattr(self, name, value)
-        if self.ends_at <= self.starts_at:
-            raise Invalid("ends_at", "Must be after starts_at")
+        wrong = {} if self.ends_at > self.starts_at else {"ends_at": "Must be after starts_at"}
+        with db.session.no_autoflush:
+            if db.session.get(Category, self.category_id) is None:
+                wrong |= NO_CATEGORY
+        if wrong:
+            raise Invalid(**wrong)
         if self.status == "canceled" and self.canceled_at is None:
             self.canceled_at = now()
         self.duration = min(int((self.ends_at - self.starts_at).total_seconds()), self.AGES)
         self.version = (self.version or 0) + bool(fields)
-        with refusing(Invalid("category_id", "There is no such category"), "foreign_key"):
+        with refusing(Invalid(**NO_CATEGORY), "foreign_key"):  # it was deleted meanwhile
             pass
-        db.session.expire(self, ["category"])
+        db.session.refresh(self, ["category"])
 
     def has_orders(self):
         return db.session.scalar(select(Order.id).where(Order.event_id == self.id).limit(1)) is not None
@@ -696,6 +708,7 @@ class TicketType(db.Model, Serializable):
         CheckConstraint("quantity BETWEEN 0 AND 2000000000", name="quantity"),
         CheckConstraint("max_per_order BETWEEN 1 AND 1000", name="max_per_order"),
         CheckConstraint("sold >= 0 AND held >= 0 AND sold + held <= quantity", name="places"),
+        NEVER_AGAIN,
     )
     serialize_only = (
         "id",
@@ -752,9 +765,10 @@ class TicketType(db.Model, Serializable):
         for name, value in fields.items():
             setattr(self, name, value)
         if self.sales_start and self.sales_end and self.sales_end <= self.sales_start:
-            raise Invalid("sales_end", "Must be after sales_start")
+            raise Invalid(sales_end="Must be after sales_start")
         with refusing(Missing, "foreign_key"):  # the event was deleted meanwhile
             pass
+        db.session.refresh(self, ["lapsed"])  # now, as after the commit it may be gone
 
     def delete(self):
         with refusing(HasOrders, "foreign_key"):
@@ -1025,7 +1039,7 @@ class Order(db.Model, Timestamps, Serializable):
         if len(offers) < len(wanted) or any(offer.status == "draft" for offer in offers):
             raise Missing
         if len({offer.event_id for offer in offers}) > 1:
-            raise Invalid("items", "Must all be for one event")
+            raise Invalid(items="Must all be for one event")
         for offer in offers:
             if offer.status == "canceled":
                 raise NotOnSale(ticket_type_id=offer.ticket_type_id)
@@ -1082,7 +1096,7 @@ class Order(db.Model, Timestamps, Serializable):
         """
         if reference is None:
             if method != "cash":
-                raise Invalid("reference", "This field is required, except for cash")
+                raise Invalid(reference="This field is required, except for cash")
             reference = self.code
         self.lock()
         known = select(Payment).where(Payment.method == method, Payment.reference == reference)

@@ -46,7 +46,8 @@ def conditional(view):
         data, status, headers = unpack(view(*args, **kwargs))
         version = headers.pop("version", None)
         response = output_json(data, status, headers)
-        digest = blake2b(response.get_data(), digest_size=8).hexdigest()
+        content = response.get_data() + response.headers.get("Link", "").encode()
+        digest = blake2b(content, digest_size=8).hexdigest()
         response.set_etag(digest if version is None else f"{version}-{digest}")
         response.headers["Cache-Control"] = "private, no-cache"
         response.vary.add("Authorization")

@@ -31,7 +31,7 @@ def refused(error):
 
 
 def invalid(error):
-    return answer({error.field: str(error)}, 400)
+    return answer(error.fields, 400)
 
 
 def missing(error):

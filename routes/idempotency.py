@@ -24,7 +24,7 @@ def idempotent(view):
             db.session.commit()
             return answer
         if not 1 <= len(key.strip()) <= 255 or "\0" in key:
-            raise Invalid("Idempotency-Key", "Must have 1 to 255 characters, and no NUL")
+            raise Invalid(**{"Idempotency-Key": "Must have 1 to 255 characters, and no NUL"})
         claimed = IdempotencyKey.claim(current_user.id, key, path=request.path, fingerprint=fingerprint())
         if claimed.status is not None:
             return replayed(claimed)

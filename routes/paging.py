@@ -34,7 +34,7 @@ def page(rows, keys, values=None, *, limit=50, after=None, descending=False, beg
     headers = {}
     if len(found) > limit:
         del found[limit:]
-        arguments = {**request.args, "limit": limit, "after": encode(found[-1], keys)}
+        arguments = {**request.args, "limit": limit, "after": encode(key_values(found[-1], keys))}
         headers["Link"] = f'<{request.path}?{urlencode(arguments)}>; rel="next"'
     return [row if isinstance(row, dict) else row.to_dict() for row in found], 200, headers
 
@@ -50,7 +50,7 @@ def chunks(rows, keys, values=None):
             if not found:
                 return
             yield found
-            start = [found[-1][key.key] for key in keys]
+            start = key_values(found[-1], keys)
 
     return read_chunks()
 
@@ -93,18 +93,24 @@ def fetch(rows, values):
         return [dict(row) for row in connection.execute(rows, values).mappings()]
 
 
-def encode(row, keys):
-    values = [row[key.key] if isinstance(row, dict) else getattr(row, key.key) for key in keys]
+def key_values(row, keys):
+    return [row[key.key] if isinstance(row, dict) else getattr(row, key.key) for key in keys]
+
+
+def encode(values):
     return base64.urlsafe_b64encode(orjson.dumps(values)).decode().rstrip("=")
 
 
 def decode(cursor, keys):
     """The key values in a cursor. A cursor is opaque but not secret: whatever it says, it only moves the start."""
     try:
-        values = orjson.loads(base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)))
-        return [read(value, key) for value, key in zip(values, keys, strict=True)]
+        given = orjson.loads(base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)))
+        values = [read(value, key) for value, key in zip(given, keys, strict=True)]
+        if encode(values) != cursor:
+            raise ValueError("It is written in another way")
+        return values
     except (ValueError, TypeError, OverflowError):
-        raise Invalid("after", "Must be the cursor of a Link header") from None
+        raise Invalid(after="Must be the cursor of a Link header") from None
 
 
 def read(value, key):

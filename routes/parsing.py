@@ -75,10 +75,14 @@ class Field(reqparse.Argument):
 
 
 class Parameter(Field):
-    """A parameter of the query string, always text there. Never required."""
+    """A parameter of the query string, always text there. Never required, and not there for whom it is not `heeded`."""
+
+    def __init__(self, name, type, *, dest=None, heeded=lambda: True):
+        super().__init__(name, type, dest=dest)
+        self.heeded = heeded
 
     def source(self, request):
-        return request.args
+        return request.args if self.heeded() else {}
 
 
 def body(*fields):
@@ -235,11 +239,11 @@ class Choice:
         return value
 
 
-class Time(AnyText):
-    """A moment in ISO 8601 with an offset, kept in UTC and to the second, from 1970 to 9999."""
+class Moment(AnyText):
+    """A time in ISO 8601 with an offset, taken to UTC, from 1970 to 9999."""
 
     schema = {"type": "string", "format": "date-time"}
-    pattern = re.compile(r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d(:\d\d([.,]\d{1,9})?)?([Zz]|[+-]\d\d:?[0-5]\d)", re.ASCII)
+    pattern = re.compile(r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d(:\d\d([.,]\d{1,9})?)?([Zz]|[+-]\d\d(:?[0-5]\d)?)", re.ASCII)
 
     def __call__(self, value):
         if not isinstance(value, str) or not self.pattern.fullmatch(value):
@@ -250,7 +254,14 @@ class Time(AnyText):
             raise ValueError("Must be a time that exists, between the years 1970 and 9999") from None
         if moment.year < 1970:
             raise ValueError("Must be a time between the years 1970 and 9999")
-        return moment.replace(microsecond=0)
+        return moment
+
+
+class Time(Moment):
+    """One that is kept: to the second, as it will be shown."""
+
+    def __call__(self, value):
+        return super().__call__(value).replace(microsecond=0)
 
 
 class URL(Text):
@@ -264,7 +275,7 @@ class URL(Text):
         value = super().__call__(value)
         try:
             parts = urlsplit(value)
-            valid = parts.scheme in ("http", "https") and bool(parts.hostname)
+            valid = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
         except ValueError:
             valid = False
         if not valid or re.search(r"[\s\x00-\x20\x7f]", value):

@@ -477,7 +477,9 @@ class TestOrderListGet:
         assert codes(admin, user=buyer.id, status="paid") == [paid_order["code"]]
         assert codes(admin, user=buyer.id, status="pending") == []
 
-    @pytest.mark.parametrize("filters", [{"status": "canceled"}, {"user": 0}, {"event": 0}])
+    @pytest.mark.parametrize(
+        "filters", [{"status": "canceled"}, {"user": 0}, {"event": 0}, {"status": "lost", "user": "x", "event": 2**99}]
+    )
     def test_filters_of_others_are_ignored(self, buyer, codes, paid_order, filters):
         assert codes(buyer, **filters) == [paid_order["code"]]
 

@@ -149,6 +149,14 @@ class TestCursor:
             answer = client.get(path, query_string={"after": after}, headers=admin.headers)
             assert answer.status_code == 200 or (answer.status_code, [*answer.json["message"]]) == (400, ["after"])
 
+    @pytest.mark.parametrize("path", ["/events", "/users"])
+    def test_written_in_another_way_is_refused(self, client, admin, make_events, path):
+        make_events(0, 0), client.post("/sign-up", json={"name": "x", "email": "x@x.example", "password": PASSWORD})
+        whole = cursor(client.get(f"{path}?limit=1", headers=admin.headers))
+        for after in (f"{whole}=", f"{whole}==", f"{whole}!", f".{whole}", f"{whole} ", f"{whole}\0"):
+            answer = client.get(path, query_string={"after": after}, headers=admin.headers)
+            assert (answer.status_code, [*answer.get_json()["message"]]) == (400, ["after"])
+
     def test_of_another_list_is_refused(self, client, admin, make_events):
         make_events(0, 0)
         after = cursor(client.get("/events?limit=1"))

@@ -15,6 +15,7 @@ def upgrade():
         sa.Column("folded", sa.Text(), nullable=False),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_categories")),
         sa.UniqueConstraint("folded", name=op.f("uq_categories_folded")),
+        sqlite_autoincrement=True,
     )
     op.create_table(
         "events",
@@ -37,6 +38,7 @@ def upgrade():
         sa.CheckConstraint("ends_at > starts_at", name=op.f("ck_events_ends_at")),
         sa.ForeignKeyConstraint(["category_id"], ["categories.id"], name=op.f("fk_events_category_id_categories")),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_events")),
+        sqlite_autoincrement=True,
     )
     op.create_index("ix_events_in_category", "events", ["status", "category_id", "starts_at", "id"])
     op.create_index("ix_events_listed", "events", ["status", "starts_at", "id"])
@@ -59,6 +61,7 @@ def upgrade():
         sa.CheckConstraint("sold >= 0 AND held >= 0 AND sold + held <= quantity", name=op.f("ck_ticket_types_places")),
         sa.ForeignKeyConstraint(["event_id"], ["events.id"], name=op.f("fk_ticket_types_event_id_events")),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_ticket_types")),
+        sqlite_autoincrement=True,
     )
     op.create_index(op.f("ix_ticket_types_event_id"), "ticket_types", ["event_id"])
 
