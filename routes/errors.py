@@ -1,10 +1,14 @@
 """Every error answer leaves here, as `{"message": ...}` in JSON, whatever raised it."""
 
+import time
+
 from flask import current_app
+from flask_limiter import RateLimitExceeded
 from sqlalchemy.exc import OperationalError, TimeoutError
-from werkzeug.exceptions import HTTPException, NotFound
+from werkzeug.exceptions import HTTPException, NotFound, TooManyRequests
 
 from models import Invalid, Missing, Outdated, Refused
+from routes.limits import limiter
 
 
 def answer(message, status, headers=(), facts=()):
@@ -24,6 +28,14 @@ def http_error(error):
     plain = error.name if error.description == type(error).description else error.description
     message = getattr(error, "data", {}).get("message", plain)
     return answer(message, error.code, headers)
+
+
+def limit_reached(error):
+    return http_error(too_many_requests(int(limiter.current_limit.reset_at - time.time())))
+
+
+def too_many_requests(seconds):
+    return TooManyRequests("Too many attempts. Please try again later.", retry_after=max(seconds, 1))
 
 
 def refused(error):
@@ -49,6 +61,7 @@ def database_away(error):
 
 def register(app):
     app.register_error_handler(HTTPException, http_error)
+    app.register_error_handler(RateLimitExceeded, limit_reached)
     app.register_error_handler(Refused, refused)
     app.register_error_handler(Invalid, invalid)
     app.register_error_handler(Missing, missing)

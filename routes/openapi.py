@@ -20,7 +20,6 @@ from werkzeug.exceptions import (
     PreconditionFailed,
     RequestEntityTooLarge,
     ServiceUnavailable,
-    TooManyRequests,
     Unauthorized,
     UnsupportedMediaType,
 )
@@ -28,6 +27,7 @@ from werkzeug.exceptions import (
 from models import ROLES, KeyReused, Outdated, db
 from routes.access import public
 from routes.answers import answers, conditional
+from routes.errors import too_many_requests
 from routes.examples import PATH, SEASON
 
 ABOUT = """
@@ -53,12 +53,8 @@ HEADERS = {
     "ETag": "The version, for `If-None-Match` and `If-Match`",
     "Idempotent-Replayed": "`true` where the key had this answer before",
     "WWW-Authenticate": "What is wrong with the token",
-    "Retry-After": "In how many seconds to try again, or until all tries are back",
-    "X-RateLimit-Limit": "How many tries there are in all",
-    "X-RateLimit-Remaining": "How many tries are left",
-    "X-RateLimit-Reset": "When all tries are back, as a Unix time",
+    "Retry-After": "In how many seconds to try again",
 }
-LIMITS = ("Retry-After", *(name for name in HEADERS if name.startswith("X-RateLimit-")))
 STRING = {"type": "string"}
 KEY = {"type": "string", "minLength": 1, "maxLength": 255, "pattern": "^[!-~]+$"}
 TIME = {"type": "string", "format": "date-time", "pattern": r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ$"}
@@ -164,7 +160,7 @@ def request_headers(view):
 
 def request_body(view):
     schema = {"type": "object", "properties": {it.name: taken(it) for it in view.body.args}}
-    required = [it.name for it in view.body.args if it.required]
+    required = [it.name for it in view.body.args if it.required is True]
     content = {"schema": schema | ({"required": required} if required else {}), "example": sent(view)}
     return {"required": not view.body_optional, "content": {"application/json": content}}
 
@@ -183,8 +179,7 @@ def sent(view):
 
 
 def responses(rule, view):
-    limits = LIMITS if hasattr(view, "limited") else ()
-    found = {str(status): answered(view, status, it, limits) for status, it in view.answers.items()}
+    found = {str(status): answered(view, status, it) for status, it in view.answers.items()}
     if hasattr(view, "conditional"):
         found["304"] = response(304, {}, success_headers(view))
     refused = defaultdict(list)
@@ -196,16 +191,16 @@ def responses(rule, view):
         schema = any_of(error_schema(body, view) for body in bodies)
         content = {"schema": schema, "examples": {label(body): {"value": body} for body in bodies}}
         names = [name for name in HEADERS if any(name in answer.headers for answer in given)]
-        found[str(status)] = response(status, {"application/json": content}, [*names, *limits])
+        found[str(status)] = response(status, {"application/json": content}, names)
     return dict(sorted(found.items()))
 
 
-def answered(view, status, answer, limits):
+def answered(view, status, answer):
     content = {media: {"schema": STRING, "example": example} for media, example in answer.media.items()}
     if answer.example is not None:
         json = {"schema": described(answer.example, answer.plus), "example": shown(answer.example, answer.plus)}
         content = {"application/json": json} | content
-    return response(status, content, [*answer.headers, *success_headers(view), *limits])
+    return response(status, content, [*answer.headers, *success_headers(view)])
 
 
 def success_headers(view):
@@ -239,7 +234,7 @@ def errors(rule, view):
         yield RequestEntityTooLarge()
         yield UnsupportedMediaType("The body must be JSON, with the Content-Type application/json")
     if hasattr(view, "limited"):
-        yield TooManyRequests("10 per 1 minute", retry_after=60)
+        yield too_many_requests(60)
     if hasattr(view, "conditional"):
         yield PreconditionFailed()
     if hasattr(view, "idempotent"):

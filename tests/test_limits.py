@@ -2,13 +2,14 @@
 
 import os
 import secrets
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import redis
 import requests
 
 from app import create_app
-from models import User, db
+from models import User, bcrypt, db
 
 from .conftest import CONFIG, PASSWORD
 
@@ -72,7 +73,8 @@ class TestLogin:
         answers = [client.post("/login", json=body, environ_overrides=origin) for _ in range(11)]
         assert [answer.status_code for answer in answers] == [401] * 10 + [429]
         assert answers[-1].json == {"message": "Too many attempts. Please try again later."}
-        assert 0 <= int(answers[-1].headers["Retry-After"]) <= 60
+        assert 1 <= int(answers[-1].headers["Retry-After"]) <= 60
+        assert "Retry-After" not in answers[0].headers
 
     def test_then_the_right_one_has_to_wait_too(self, log_in, email):
         source = address()
@@ -83,6 +85,28 @@ class TestLogin:
         source = address()
         assert {log_in(email, PASSWORD, source) for _ in range(12)} == {200}
         assert [log_in(email, "wrong", source) for _ in range(11)] == [401] * 10 + [429]
+
+    def test_guesses_made_at_once_learn_no_more(self, log_in, email):
+        source = address()
+        with ThreadPoolExecutor(16) as pool:
+            statuses = list(pool.map(lambda number: log_in(email, "wrong", source), range(32)))
+        assert (statuses.count(401), statuses.count(429)) == (10, 22)
+
+    def test_right_one_among_too_many_at_once_is_told_nothing(self, log_in, email, monkeypatch):
+        source = address()
+
+        def check_slowly(*args):
+            monkeypatch.undo()
+            assert {log_in(email, "wrong", source) for _ in range(10)} == {401}
+            return bcrypt.check_password_hash(*args)
+
+        monkeypatch.setattr(bcrypt, "check_password_hash", check_slowly)
+        assert log_in(email, PASSWORD, source) == 429
+
+    def test_right_ones_at_once_all_get_in(self, log_in, email):
+        source = address()
+        with ThreadPoolExecutor(16) as pool:
+            assert set(pool.map(lambda number: log_in(email, PASSWORD, source), range(32))) == {200}
 
     def test_owner_gets_in_from_elsewhere(self, log_in, email):
         source = address()
@@ -160,6 +184,10 @@ class TestClient:
     def test_two_proxies_are_counted(self, log_in):
         clients = [("192.0.2.1", {"X-Forwarded-For": f"10.0.0.{number}, 198.51.100.1"}) for number in range(11)]
         assert log_in(*clients, proxies=2) == [401] * 11
+
+    def test_port_that_a_proxy_names_gains_nothing(self, log_in):
+        clients = [("192.0.2.1", {"X-Forwarded-For": f"198.51.100.1:{port}"}) for port in range(4000, 4011)]
+        assert log_in(*clients, proxies=1)[-1] == 429
 
     def test_network_of_ipv6_is_one(self, log_in):
         assert log_in(*((f"2001:db8::{number}", {}) for number in range(1, 12)))[-1] == 429

@@ -335,7 +335,7 @@ class TestBounds:
         within = schema["properties"][field.name]
         assert [accepts(field, value) for value, _ in bounds(within)] == [expected for _, expected in bounds(within)]
         assert accepts(field, None) == ("null" in within["type"])
-        assert field.required == (field.name in schema.get("required", []))
+        assert (field.required is True) == (field.name in schema.get("required", []))
 
     @pytest.mark.parametrize("operation, field", list(arguments("query")))
     def test_query_is_bounded_as_described(self, operation, field):
