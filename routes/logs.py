@@ -7,7 +7,7 @@ from flask import has_request_context, request
 from pythonjsonlogger.json import JsonFormatter
 
 PLAIN = "%(asctime)s %(levelname)s %(name)s: %(message)s [%(request_id)s]"
-FIELDS = "%(asctime)s %(levelname)s %(name)s %(message)s %(request_id)s"
+FIELDS = "%(levelname)s %(name)s %(message)s %(request_id)s"
 
 
 def add_request_id(record):
@@ -31,8 +31,9 @@ def register(app):
     """Set the root logger up once; a server or a test that has done so already keeps its own."""
     handler = logging.StreamHandler()
     handler.addFilter(add_request_id)
-    names = {"asctime": "time", "levelname": "level", "name": "logger"}
-    handler.setFormatter(Discreet(PLAIN) if app.debug else DiscreetJson(FIELDS, rename_fields=names))
+    names = {"levelname": "level", "name": "logger"}
+    json = DiscreetJson(FIELDS, rename_fields=names, timestamp="time")
+    handler.setFormatter(Discreet(PLAIN) if app.debug else json)
     logging.basicConfig(level=app.config["LOG_LEVEL"], handlers=[handler])
 
 
@@ -40,5 +41,6 @@ def register(app):
 for name in ("engine.Engine", "pool.impl.QueuePool", "pool.impl.StaticPool"):
     logging.getLogger(f"sqlalchemy.{name}").addHandler(logging.NullHandler())
 
-# The server's own lines go the same way.
+# The server's own lines go the same way, but for its doubts about many threads: most wait for bcrypt or the database.
+logging.getLogger("_granian").addFilter(lambda record: "seems quite high" not in record.getMessage())
 SERVER = {"formatters": {}, "handlers": {}, "loggers": {"_granian": {"handlers": [], "propagate": True}}}

@@ -15,9 +15,11 @@ from routes.examples import ATTENDEES, ATTENDEES_CSV, SALES
 from routes.paging import chunks, page, paged
 
 CSV = ("text/csv", "text/csv; charset=utf-8")
+VARY = {"Vary": "Accept"}
 COLUMNS = ("code", "status", "holder", "email", "ticket_type", "order", "checked_in_at")
-# Before what makes a formula where a cell begins. Some spreadsheets split cells at semicolons, tabs and lines, too.
-FORMULA = re.compile(r"^(?=[=+\-@\t\r\n＝＋－＠])|(?<=[;\t\r\n])(?=[=+\-@＝＋－＠])")
+# Before what makes a formula where a cell begins. Some spreadsheets split cells at semicolons, tabs and lines, too, and
+# take quotes away there.
+FORMULA = re.compile(r"""^(?=[=+\-@\t\r\n＝＋－＠])|(?<=[;\t\r\n"'])(?=[=+\-@＝＋－＠])""")
 
 
 class AttendeeList(Resource):
@@ -29,11 +31,9 @@ class AttendeeList(Resource):
         db.get_or_404(Event, id)
         attendees = Ticket.attendees(), (Ticket.id,), {"event_id": id}
         if request.accept_mimetypes.best_match(["application/json", *CSV]) in CSV:
-            response = current_app.response_class(as_csv(chunks(*attendees)), mimetype="text/csv")
-            response.vary.add("Accept")
-            return response
+            return current_app.response_class(as_csv(chunks(*attendees)), mimetype="text/csv", headers=VARY)
         found, status, headers = page(*attendees, **args)
-        return [{column: row[column] for column in COLUMNS} for row in found], status, headers
+        return [{column: row[column] for column in COLUMNS} for row in found], status, headers | VARY
 
 
 def as_csv(found):

@@ -75,7 +75,7 @@ class RefreshResource(Resource):
     @answers(200, {"access_token": TOKEN})
     def post(self):
         """Get a new access token for a refresh token."""
-        login = {"sid": get_jwt()["sid"]}
+        login = {name: get_jwt()[name] for name in ("sid", "stamp")}  # not one that was made a moment ago
         return {"access_token": create_access_token(identity=current_user.id, additional_claims=login)}
 
 
@@ -122,8 +122,7 @@ class MeResource(Resource):
     @takes(profile_changes)
     def patch(self, args):
         """Change one's own account; a new address or password takes the `current_password`."""
-        user = db.session.get_one(User, current_user.id)
-        user.change(**args)
+        user = User.change(current_user.id, **args)
         db.session.commit()
         if "password" in args:
             current_app.logger.info("password changed", extra={"user_id": user.id})

@@ -53,7 +53,8 @@ class TestCreateAdmin:
 
     def test_promotion_keeps_the_password_and_ends_the_tokens(self, run, client, make_user):
         user = make_user(email="ada@example.com")
-        run(args=["create-admin", *options(**ADA | {"password": "another horse"})])
+        result = run(args=["create-admin", *options(**ADA | {"password": "another horse"})])
+        assert "its name and password stay" in result.output
         assert client.get("/me", headers=user.headers).status_code == 401
         assert log_in(client, user.email, PASSWORD).status_code == 200
 

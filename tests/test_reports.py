@@ -183,7 +183,13 @@ class TestAttendeesCSVGet:
     @pytest.mark.parametrize(
         "name, cell",
         [(f"{sign}1+1", f"'{sign}1+1") for sign in "=+-@\t\r\n＝＋－＠"]
-        + [("Anne;=1+1", "Anne;'=1+1"), ("Anne\n=1+1", "Anne\n'=1+1"), ("Anne\t@x", "Anne\t'@x"), ("\t=1", "'\t'=1")],
+        + [
+            ("Anne;=1+1", "Anne;'=1+1"),
+            ('Anne;"=1+1;', "Anne;\"'=1+1;"),
+            ("Anne\n=1+1", "Anne\n'=1+1"),
+            ("Anne\t@x", "Anne\t'@x"),
+            ("\t=1", "'\t'=1"),
+        ],
     )
     def test_no_name_runs_as_a_formula(self, attendees_csv, make_ticket_type, bought, event_id, name, cell):
         bought(make_ticket_type(event_id), name=name)

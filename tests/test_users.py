@@ -9,6 +9,7 @@ import jwt
 import pytest
 import requests
 from flask_jwt_extended import create_access_token
+from sqlalchemy import event
 
 from models import EndedLogin, User, db
 
@@ -47,6 +48,38 @@ def hashings(monkeypatch):
 
     monkeypatch.setattr(bcrypt, "hashpw", hashpw)
     return costs
+
+
+@pytest.fixture
+def before_statement(app):
+    """Let something happen, once, before the statement of this number from now on."""
+    planned, sent = {}, []
+    with app.app_context():
+        engines = list(db.engines.values())
+
+    def strike(*args):
+        sent.append(args)
+        if act := planned.pop(len(sent), None):
+            with ThreadPoolExecutor(1) as other:
+                other.submit(act).result()
+
+    def plan(number, act):
+        sent.clear()
+        planned[number] = act
+
+    for engine in engines:
+        event.listen(engine, "before_cursor_execute", strike)
+    yield plan
+    for engine in engines:
+        event.remove(engine, "before_cursor_execute", strike)
+    assert planned == {}
+
+
+@pytest.fixture
+def new_password(client, buyer):
+    """A call that gives the buyer a new password."""
+    change = {"password": "the owner's own", "current_password": PASSWORD}
+    return lambda: client.application.test_client().patch("/me", json=change, headers=buyer.headers)
 
 
 class TestSignUpPost:
@@ -287,6 +320,13 @@ class TestMePatch:
         assert client.post("/refresh", headers=bearer(other["refresh_token"])).status_code == 401
         assert log_in(client, buyer.email, "brand new one").status_code == 200
 
+    @pytest.mark.parametrize("change", [{"email": "new@example.com"}, {"password": "brand new one"}])
+    def test_password_that_was_right_a_moment_ago_is_not(self, client, buyer, before_statement, new_password, change):
+        before_statement(3, new_password)
+        response = client.patch("/me", json=change | {"current_password": PASSWORD}, headers=buyer.headers)
+        assert (response.status_code, list(response.json["message"])) == (400, ["current_password"])
+        assert log_in(client, buyer.email, "the owner's own").status_code == 200
+
     def test_new_name_ends_no_token(self, client, buyer):
         client.patch("/me", json={"name": "New"}, headers=buyer.headers)
         assert client.get("/me", headers=buyer.headers).status_code == 200
@@ -301,6 +341,11 @@ class TestRefreshPost:
     def test_new_token_carries_the_role(self, client, staff):
         token = client.post("/refresh", headers=bearer(staff.login["refresh_token"])).json["access_token"]
         assert jwt.decode(token, KEY, ["HS256"])["role"] == "staff"
+
+    def test_new_password_meanwhile_ends_the_new_token_too(self, client, buyer, before_statement, new_password):
+        before_statement(2, new_password)
+        refreshed = client.post("/refresh", headers=bearer(buyer.login["refresh_token"])).json
+        assert client.get("/me", headers=bearer(refreshed["access_token"])).status_code == 401
 
     def test_takes_no_access_token(self, client, buyer):
         assert client.post("/refresh", headers=buyer.headers).status_code == 401
