@@ -1,12 +1,15 @@
 """The ticketing application: configuration, extensions and the table of routes."""
 
+import atexit
 import os
 import re
 import secrets
+import socket
 import subprocess
 import sys
 import tempfile
 from datetime import timedelta
+from functools import cache
 from pathlib import Path
 
 from alembic.migration import MigrationContext
@@ -17,7 +20,9 @@ from flask_migrate import Migrate, upgrade
 from flask_restful import Api
 from granian import Granian
 from granian.constants import HTTPModes, Interfaces
+from granian.log import LogLevels
 from sqlalchemy import make_url
+from sqlalchemy.exc import ArgumentError, OperationalError
 from werkzeug.middleware.proxy_fix import ProxyFix
 from werkzeug.routing import BaseConverter, IntegerConverter
 
@@ -32,7 +37,7 @@ from routes.health import HealthResource
 from routes.limits import limiter
 from routes.openapi import OpenAPIResource
 from routes.orders import OrderCancellation, OrderItem, OrderList, OrderRefund, PaymentList, PaymentRefund
-from routes.parsing import refuse_large_body
+from routes.parsing import read_body
 from routes.reports import AttendeeList, Sales
 from routes.ticket_types import TicketTypeItem, TicketTypeList
 from routes.tickets import CheckIn, TicketItem, TicketList, TicketQR
@@ -92,7 +97,7 @@ def create_app(config=None):
     app.url_map.converters |= {"id": IdConverter, "code": CodeConverter, "file": FileConverter}
     app.url_map.merge_slashes = False
     app.wsgi_app = behind_proxies(app.wsgi_app, app.config["TRUSTED_PROXIES"])
-    app.before_request(refuse_large_body)
+    app.before_request(read_body)
 
     logs.register(app)
     settle_secret(app)
@@ -165,8 +170,7 @@ def settings():
         "BCRYPT_LOG_ROUNDS": whole("BCRYPT_LOG_ROUNDS", 12, least=4, most=31),
         "LOG_LEVEL": capitals("LOG_LEVEL", "INFO", "DEBUG|INFO|WARNING|ERROR|CRITICAL"),
         "RATELIMIT_ENABLED": flag("RATELIMIT_ENABLED", True),
-        "RATELIMIT_STORAGE_URI": text("RATELIMIT_STORAGE_URI", "memory://"),
-        "RATELIMIT_HEADERS_ENABLED": True,
+        "RATELIMIT_STORAGE_URI": matching("RATELIMIT_STORAGE_URI", "memory://", "(memory|redis(s|\\+unix)?)://.*"),
         "RATELIMIT_STORAGE_OPTIONS": {"socket_connect_timeout": 1, "socket_timeout": 1},
         # Without its storage the limits count in the process's memory: nobody is locked out, and the log says so.
         "RATELIMIT_IN_MEMORY_FALLBACK_ENABLED": True,
@@ -192,6 +196,13 @@ def capitals(name, default, pattern):
     return value
 
 
+def matching(name, default, pattern):
+    value = text(name, default)
+    if not re.fullmatch(pattern, value):
+        raise SystemExit(f"{name} must match {pattern}")  # and may hold a password
+    return value
+
+
 def flag(name, default):
     value = text(name, str(default)).lower()
     if value not in ("true", "false", "1", "0"):
@@ -202,17 +213,28 @@ def flag(name, default):
 def configured_database():
     """`DATABASE_URL`, but never in a test run: that gets a database of its own, whatever `.env` names."""
     if "PYTEST_VERSION" in os.environ:
-        return text("TEST_DATABASE_URL", f"sqlite:///{tempfile.mkdtemp(prefix='ticketing-')}/test.db")
+        return f"sqlite:///{folder_for_tests()}/test.db"
     return text("DATABASE_URL", "sqlite:///tickets.db")
+
+
+@cache
+def folder_for_tests():
+    folder = tempfile.TemporaryDirectory(prefix="ticketing-", ignore_cleanup_errors=True)
+    atexit.register(folder.cleanup)
+    return folder.name
 
 
 def database_url(url):
     """PostgreSQL's address as everybody writes it, with the driver that SQLAlchemy is to use."""
     for scheme in ("postgres://", "postgresql://"):
         if str(url).startswith(scheme):
-            return "postgresql+psycopg2://" + url.removeprefix(scheme)
-    if not str(url).startswith(("sqlite:", "postgresql+psycopg2:")):
-        raise SystemExit("DATABASE_URL must begin with sqlite:/// or postgresql://")  # and may hold a password
+            url = "postgresql+psycopg2://" + url.removeprefix(scheme)
+    try:
+        known = make_url(url).drivername in ("sqlite", "postgresql+psycopg2")
+    except (ArgumentError, ValueError):
+        known = False
+    if not known:  # it is not shown, as it may hold a password
+        raise SystemExit("DATABASE_URL must be sqlite:///path or postgresql://user:password@host:port/database")
     return url
 
 
@@ -222,20 +244,23 @@ def engine_options(config):
     options = {"hide_parameters": True}
     if url.get_backend_name() == "sqlite":
         options["connect_args"] = {"timeout": 30, "isolation_level": "IMMEDIATE"}
-        if url.database in (None, "", ":memory:"):
+        if in_memory(url):
             return options
     else:
         options["connect_args"] = {"connect_timeout": 5}
     return options | {"pool_size": config["DB_POOL_SIZE"], "max_overflow": 0}
 
 
+def in_memory(url):
+    return url.database in (None, "", ":memory:")
+
+
 def single_statements(config):
-    """A second pool on PostgreSQL, for `models.at_once`."""
+    """A second pool, for `models.at_once`: on SQLite, too, who reads does not wait for who waits to write."""
     url = make_url(config["SQLALCHEMY_DATABASE_URI"])
-    if url.get_backend_name() != "postgresql":
+    if url.get_backend_name() == "sqlite" and in_memory(url):
         return {}
-    options = {name: config["SQLALCHEMY_ENGINE_OPTIONS"].get(name) for name in ("hide_parameters", "connect_args")}
-    return {"at_once": {"url": url, "isolation_level": "AUTOCOMMIT", **options}}
+    return {"at_once": {"url": url, **config["SQLALCHEMY_ENGINE_OPTIONS"], "isolation_level": "AUTOCOMMIT"}}
 
 
 def behind_proxies(wsgi_app, count):
@@ -270,6 +295,7 @@ def start():
     """The documented development server, after making what it lacks: a secret and an up-to-date database."""
     env_file = HERE / ".env"
     if not env_file.exists():
+        env_file.touch(mode=0o600)
         env_file.write_text(f"JWT_SECRET_KEY={secrets.token_hex(32)}\n")
         print("Wrote .env with a fresh JWT_SECRET_KEY.")
     with app.app_context():
@@ -286,14 +312,19 @@ def serve():
     fault = secret_fault(text("JWT_SECRET_KEY"))
     if fault:
         sys.exit(f"{fault}. Make one with `openssl rand -hex 32` and put it in .env as JWT_SECRET_KEY=...")
+    port = whole("PORT", 5000, most=65_535)
     with app.app_context():
         if not up_to_date():
             sys.exit("The database is not up to date. Bring it there with `pipenv run flask db upgrade`.")
-        db.engine.dispose()  # the workers are forked: each opens connections of its own
+        db.engine.dispose()  # where the workers are forked, each opens connections of its own
+    try:
+        socket.create_server(("0.0.0.0", port)).close()
+    except OSError as error:
+        sys.exit(f"Port {port} can't be had: {error.strerror}. Name another one with PORT.")
     Server(
         "app:app",
         address="0.0.0.0",
-        port=whole("PORT", 5000, most=65_535),
+        port=port,
         interface=Interfaces.WSGI,
         http=HTTPModes.http1,
         workers=whole("WEB_CONCURRENCY", max(2, os.cpu_count() or 2)),
@@ -301,6 +332,7 @@ def serve():
         working_dir=HERE,
         respawn_failed_workers=True,
         workers_kill_timeout=30,
+        log_level=LogLevels(app.config["LOG_LEVEL"].lower()),
         log_dictconfig=logs.SERVER,
     ).serve()
 
@@ -310,11 +342,18 @@ class Server(Granian):
 
     respawned_wrks = property(lambda self: {}, lambda self, value: None)
 
+    def _respawn_workers(self, workers, spawn_target, target_loader, delay=0):
+        """Slowly, as one that dies at its start dies again."""
+        super()._respawn_workers(workers, spawn_target, target_loader, max(delay, 0.2))
+
 
 def up_to_date():
     scripts = ScriptDirectory(str(HERE / "migrations"))
-    with db.engine.connect() as connection:
-        return set(MigrationContext.configure(connection).get_current_heads()) == set(scripts.get_heads())
+    try:
+        with db.engine.connect() as connection:
+            return set(MigrationContext.configure(connection).get_current_heads()) == set(scripts.get_heads())
+    except OperationalError:
+        sys.exit("The database does not answer. Look at DATABASE_URL, and whether the database runs.")
 
 
 app = create_app()

@@ -283,21 +283,21 @@ def now_sqlite(element, compiler, **kwargs):
 def at_once():
     """A connection whose every statement is a transaction of its own: no BEGIN, no COMMIT to wait for.
 
-    On PostgreSQL it is from a pool of such connections; SQLite reads like that anyway.
+    It is from a pool of such connections, so that nobody needs two of the other; SQLite in memory has but one.
     """
     return db.engines.get("at_once", db.engine).connect()
 
 
-def take(query, of=None):
+def take(query, *, of=None, key_share=True):
     """The rows of `query`, read afresh and locked until the commit: who comes second sees what the first left.
 
-    Of what the query joins, only the rows `of` one model are locked, and only they are sure to be fresh. SQLite has no
-    row locks: there it is the one write lock.
+    Of what the query joins, only the rows `of` one model are locked, and only they are sure to be fresh. Without
+    `key_share`, new rows that refer to them wait as well. SQLite has no row locks: there it is the one write lock.
     """
     connection = db.session.connection()
     if connection.dialect.name == "sqlite" and not connection.connection.dbapi_connection.in_transaction:
         connection.exec_driver_sql("BEGIN IMMEDIATE")
-    locked = query.with_for_update(key_share=True, of=of)
+    locked = query.with_for_update(key_share=key_share, of=of)
     return db.session.scalars(locked, execution_options={"populate_existing": True})
 
 
@@ -407,16 +407,26 @@ class User(db.Model, Timestamps, Serializable):
         with at_once() as connection:
             return connection.execute(ALIVE, about).one_or_none()
 
-    def change(self, *, current_password=None, name=None, email=None, password=None):
-        """The owner's own changes. A new address or password wants the present password: a lent token is not enough."""
-        new_email = email is not None and normal_email(email) != self.email
-        if (new_email or password is not None) and not password_matches(self.password, current_password or ""):
-            raise Invalid(current_password="Please provide your current password")
+    @classmethod
+    def change(cls, id, *, current_password="", name=None, email=None, password=None):
+        """The owner's own changes. A new address or password wants the present password: a lent token is not enough.
+
+        No connection is held while bcrypt works; so in the end the password must still be the one that was right.
+        """
+        wrong = Invalid(current_password="Please provide your current password")
+        with at_once() as connection:
+            known = connection.execute(select(cls.email, cls.password).where(cls.id == id)).one()
+        guarded = password is not None or normal_email(email or known.email) != known.email
+        if guarded and not password_matches(known.password, current_password):
+            raise wrong
+        changes = {"name": name, "email": email, "password": password and hash_password(password)}
+        user = take(select(cls).where(cls.id == id)).one()
+        if guarded and user.password != known.password:
+            raise wrong
         with refusing(EmailTaken, "unique"):
-            self.name = name or self.name
-            self.email = email or self.email
-            if password is not None:
-                self.password = hash_password(password)
+            for field, value in changes.items():
+                setattr(user, field, value or getattr(user, field))
+        return user
 
     def appoint(self, *, role=None, active=None):
         """Change role or state, but never take the last active admin.
@@ -642,9 +652,11 @@ class Event(db.Model, Timestamps, Serializable):
     def edit(self, changes, *, versions=None):
         """Change what is given, if the event still is one of the `versions` the change was made for (None: any).
 
-        The row is locked first: of two who edit at once, the second is judged by what the first left.
+        The row is locked first: of two who edit at once, the second is judged by what the first left. What is to become
+        a draft is locked from new orders too.
         """
-        if take(select(Event).where(Event.id == self.id)).one_or_none() is None:
+        locked = take(select(Event).where(Event.id == self.id), key_share=changes.get("status") != "draft")
+        if locked.one_or_none() is None:
             raise Missing
         if versions is not None and str(self.version) not in versions:
             raise Outdated
@@ -791,17 +803,18 @@ class TicketType(db.Model, Serializable):
 
     @classmethod
     def _take_places(cls, wanted, counter):
-        """The id of the first ticket type that is short, or None. Rows are taken in the order of ids: no deadlock."""
-        savepoint = db.session.begin_nested() if len(wanted) > 1 else None
+        """The id of the first ticket type that is short, or None, with nothing taken then and no row locked.
+
+        Rows are taken in the order of ids, and orders before them: no deadlock.
+        """
+        savepoint = db.session.begin_nested()
         for id, quantity in sorted(wanted.items()):
             free = cls.quantity - cls.sold - cls.held >= quantity
             places = update(cls).where(cls.id == id, free).values({counter: getattr(cls, counter) + quantity})
             if not db.session.execute(places, execution_options=UNSYNCHRONIZED).rowcount:
-                if savepoint:
-                    savepoint.rollback()
+                savepoint.rollback()
                 return id
-        if savepoint:
-            savepoint.commit()
+        savepoint.commit()
         return None
 
     @classmethod
@@ -935,13 +948,11 @@ class Order(db.Model, Timestamps, Serializable):
 
     @classmethod
     def shown(cls, orders):
-        tickets = selectinload(cls.tickets)
         return orders.options(
-            joinedload(cls.buyer),
+            joinedload(cls.buyer).load_only(User.name),
             selectinload(cls.items),
             selectinload(cls.payments),
-            tickets.joinedload(Ticket.event),
-            tickets.joinedload(Ticket.ticket_type),
+            selectinload(cls.tickets).options(*Ticket.shown_of_event()),
         )
 
     @classmethod
@@ -966,7 +977,11 @@ class Order(db.Model, Timestamps, Serializable):
         The row that everybody wants is locked for no longer than the statement and its commit take. Measured beside
         the steps below, it sells several times as many places of one hot ticket type a second.
         """
-        if len(wanted) > 1 or db.engine.dialect.name != "postgresql" or db.session.registry.has():
+        if len(wanted) > 1 or db.engine.dialect.name != "postgresql" or "at_once" not in db.engines:
+            return None
+        if (
+            db.session.registry.has()
+        ):  # a transaction is under way, as with an Idempotency-Key: it is to be part of that
             return None
         [(ticket_type_id, quantity)] = wanted.items()
         values = cls.terms(buyer) | {"ticket_type_id": ticket_type_id, "quantity": min(quantity, 2**31 - 1)}
@@ -1034,7 +1049,7 @@ class Order(db.Model, Timestamps, Serializable):
 
     @classmethod
     def offers(cls, wanted):
-        """What is on sale of the `wanted` ticket types, as rows sorted by id, or the refusal."""
+        """What is on sale of the `wanted` ticket types, by id, or the refusal. It is made no draft meanwhile."""
         offers = db.session.execute(OFFERS, {"ids": list(wanted)}).all()
         if len(offers) < len(wanted) or any(offer.status == "draft" for offer in offers):
             raise Missing
@@ -1047,6 +1062,8 @@ class Order(db.Model, Timestamps, Serializable):
                 raise SalesClosed(ticket_type_id=offer.ticket_type_id)
             if wanted[offer.ticket_type_id] > offer.max_per_order:
                 raise MaxPerOrder(ticket_type_id=offer.ticket_type_id, max_per_order=offer.max_per_order)
+            if wanted[offer.ticket_type_id] > offer.free:  # who comes too late need write nothing to find that out
+                raise SoldOut(ticket_type_id=offer.ticket_type_id, available=offer.free)
         return offers
 
     @classmethod
@@ -1068,11 +1085,8 @@ class Order(db.Model, Timestamps, Serializable):
         return len(ids)
 
     @classmethod
-    def lapse_all(cls):
-        events = db.session.scalars(
-            select(cls.event_id).where(cls.has_lapsed()).distinct().order_by(cls.event_id)
-        ).all()
-        return sum(cls.lapse(event_id) for event_id in events)
+    def events_with_lapsed(cls):
+        return db.session.scalars(select(cls.event_id).where(cls.has_lapsed()).distinct()).all()
 
     @property
     def quantities(self):
@@ -1095,8 +1109,8 @@ class Order(db.Model, Timestamps, Serializable):
         What was taken is never forgotten: where there is nothing to pay for any more, the payment is due for refund.
         """
         if reference is None:
-            if method != "cash":
-                raise Invalid(reference="This field is required, except for cash")
+            if Payment.needs_reference(method):
+                raise Invalid(reference="This field is required")
             reference = self.code
         self.lock()
         known = select(Payment).where(Payment.method == method, Payment.reference == reference)
@@ -1204,6 +1218,10 @@ class Payment(db.Model, Serializable):
     status: Mapped[str] = mapped_column(Text)
     created_at: Mapped[datetime] = mapped_column(UTCDateTime, server_default=func.now())
 
+    @staticmethod
+    def needs_reference(method):
+        return method in PAYMENT_METHODS and method != "cash"
+
     @classmethod
     def of_order(cls, code, id):
         return db.session.scalar(select(cls).join(Order).where(Order.code == code, cls.id == id))
@@ -1297,8 +1315,15 @@ class Ticket(db.Model, Serializable):
     @classmethod
     def shown(cls):
         """Tickets with all that `to_dict` shows."""
-        buyer = joinedload(cls.order).joinedload(Order.buyer)
-        return select(cls).options(joinedload(cls.event), joinedload(cls.ticket_type), buyer)
+        buyer = joinedload(cls.order).joinedload(Order.buyer).load_only(User.name)
+        return select(cls).options(*cls.shown_of_event(), buyer)
+
+    @classmethod
+    def shown_of_event(cls):
+        return (
+            joinedload(cls.event).load_only(Event.name, Event.venue, Event.starts_at),
+            joinedload(cls.ticket_type).load_only(TicketType.name),
+        )
 
     @classmethod
     def by_code(cls, code):
@@ -1352,7 +1377,8 @@ TicketType.lapsed = column_property(
     .join(Order, OrderItem.order_id == Order.id)
     .where(Order.event_id == TicketType.event_id, Order.has_lapsed(), OrderItem.ticket_type_id == TicketType.id)
     .correlate_except(OrderItem, Order)
-    .scalar_subquery()
+    .scalar_subquery(),
+    deferred=True,
 )
 Order.lapsed = column_property(Order.expires_at <= now())
 
@@ -1387,10 +1413,12 @@ OFFERS = (
         TicketType.max_per_order,
         Event.status,
         OPEN.label("open"),
+        TicketType.free().label("free"),
     )
     .join(TicketType.event)
     .where(TicketType.id.in_(bindparam("ids", expanding=True)))
     .order_by(TicketType.id)
+    .with_for_update(read=True, key_share=True, of=Event)
 )
 
 # A buyer's pending orders, and the number of the next, counted where nobody comes between: his row is locked, or the

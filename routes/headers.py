@@ -34,7 +34,7 @@ def finish(response):
     response.headers.setdefault("Cache-Control", "no-store")
     for name, value in SECURITY.items():
         response.headers.setdefault(name, value)
-    if response.status_code == 204 or request.method == "OPTIONS":
+    if response.status_code == 204 or (request.method == "OPTIONS" and response.status_code == 200):
         response.headers.pop("Content-Type", None)  # there is no content
     return response
 
@@ -45,9 +45,23 @@ def forget(error):
     db.session.expire_all()
 
 
+def origins(listed):
+    """What browsers send as Origin, with commas between, as a list; `*` alone is any."""
+    found = [origin.strip().rstrip("/") for origin in listed.split(",") if origin.strip()]
+    if found != ["*"] and not all(re.fullmatch(r"https?://[\w.:\[\]-]+", origin) for origin in found):
+        raise SystemExit("CORS_ORIGINS must be addresses such as https://tickets.example.com, with commas between")
+    return found
+
+
 def register(app):
     app.request_class = TicketingRequest
     app.after_request(finish)
     app.teardown_request(forget)
-    origins = [origin.strip() for origin in app.config["CORS_ORIGINS"].split(",") if origin.strip()]
-    CORS(app, origins=origins, allow_headers=ALLOWED, expose_headers=EXPOSED, max_age=600, always_send=False)
+    CORS(
+        app,
+        origins=origins(app.config["CORS_ORIGINS"]),
+        allow_headers=ALLOWED,
+        expose_headers=EXPOSED,
+        max_age=600,
+        always_send=False,
+    )

@@ -1,6 +1,7 @@
 """The `Idempotency-Key`: a call that is sent again, by a double click or a lost answer, is done once."""
 
 import json
+import re
 from functools import wraps
 from hashlib import sha256
 
@@ -23,8 +24,8 @@ def idempotent(view):
             answer = view(*args, **kwargs)
             db.session.commit()
             return answer
-        if not 1 <= len(key.strip()) <= 255 or "\0" in key:
-            raise Invalid(**{"Idempotency-Key": "Must have 1 to 255 characters, and no NUL"})
+        if not re.fullmatch(r"\s*[!-~][ -~]{0,254}", key):
+            raise Invalid(**{"Idempotency-Key": "Must have 1 to 255 characters, all of them of ASCII"})
         claimed = IdempotencyKey.claim(current_user.id, key, path=request.path, fingerprint=fingerprint())
         if claimed.status is not None:
             return replayed(claimed)

@@ -118,7 +118,7 @@ class OrderRefund(Resource):
 
 new_payment = body(
     Field("method", Choice(*PAYMENT_METHODS), required=True),
-    Field("reference", Text(255)),
+    Field("reference", Text(255), required=lambda body: Payment.needs_reference(body.get("method"))),
     Field("amount", Integer(0, 2**53 - 1), required=True),
 )
 

@@ -22,11 +22,8 @@ class JSONRequest(Request):
     def json_object(self):
         if self.mimetype != "application/json":
             raise UnsupportedMediaType("The body must be JSON, with the Content-Type application/json")
-        data = self.get_data()
-        if len(data) >= self.max_content_length and self.content_length is None:
-            raise RequestEntityTooLarge  # one that comes in chunks is cut off there
         try:
-            body = json.loads(data.decode(), parse_constant=refuse_constant, parse_int=read_integer)
+            body = json.loads(self.get_data().decode(), parse_constant=refuse_constant, parse_int=read_integer)
         except (ValueError, RecursionError) as error:
             raise BadRequest("The body is not valid JSON") from error
         if not isinstance(body, dict):
@@ -34,10 +31,15 @@ class JSONRequest(Request):
         return body
 
 
-def refuse_large_body():
-    """Before every request, as most calls read no body and would never notice."""
-    if (request.content_length or 0) > request.max_content_length:
+def read_body():
+    """Before every request: one too large is refused by every call, and one left unread would cost the connection."""
+    length, most = request.content_length, request.max_content_length
+    if length is None:  # it comes in chunks, and one byte more shows that it is too large
+        request.max_content_length = most + 1
+    if (length or 0) > most or len(request.get_data()) > most:
         raise RequestEntityTooLarge
+    if len(request.get_data()) < (length or 0):
+        raise BadRequest("The body is shorter than its Content-Length")
 
 
 def refuse_constant(name):
@@ -50,7 +52,10 @@ def read_integer(digits):
 
 
 class Field(reqparse.Argument):
-    """A field of the body. `missing` is the text where a required one is not there."""
+    """A field of the body. `missing` is the text where a required one is not there.
+
+    Where others decide that it is `required`, that is a function of the body.
+    """
 
     def __init__(self, name, type, *, required=False, nullable=False, missing="This field is required", dest=None):
         super().__init__(name, dest=dest, type=type, required=required, nullable=nullable, store_missing=False)
@@ -67,7 +72,7 @@ class Field(reqparse.Argument):
         try:
             if self.name in values:
                 return self.convert(values[self.name], "="), True
-            if self.required:
+            if self.required(values) if callable(self.required) else self.required:
                 raise ValueError(self.missing)
         except ValueError as error:
             return self.handle_validation_error(error, bundle_errors)

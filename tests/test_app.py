@@ -3,12 +3,14 @@
 import json
 import os
 import re
+import socket
 import subprocess
 import sys
 import time
 import tomllib
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
+from http.client import HTTPConnection
 from pathlib import Path
 
 import pytest
@@ -75,6 +77,7 @@ class TestSettings:
             ("CURRENCY", ["EU", "EURO", "€"]),
             ("LOG_LEVEL", ["LOUD", "10"]),
             ("DB_POOL_SIZE", ["0"]),
+            ("RATELIMIT_STORAGE_URI", ["nonsense", "memcached://x"]),
         ],
     )
     def test_that_make_no_sense_are_refused_by_name(self, environ, variable, values):
@@ -83,7 +86,13 @@ class TestSettings:
             with pytest.raises(SystemExit, match=variable):
                 settings()
 
-    @pytest.mark.parametrize("url", ["mysql://root:hidden@host/db", "nonsense:hidden", "http://hidden@host"])
+    @pytest.mark.parametrize(
+        "url",
+        [
+            *("mysql://root:hidden@host/db", "nonsense:hidden", "http://hidden@host", "sqlite:/hidden"),
+            *("postgresql://u:hidden@host:port/db", "postgresql+asyncpg://u:hidden@host/db", "postgres:hidden"),
+        ],
+    )
     def test_database_of_another_kind_is_refused_without_its_password(self, url):
         with pytest.raises(SystemExit, match="DATABASE_URL") as refusal:
             create_app({"SQLALCHEMY_DATABASE_URI": url})
@@ -200,13 +209,35 @@ class TestFiles:
 
 
 class TestServe:
-    def test_old_database_is_refused_with_what_to_do(self, make_database):
-        environment = {name: value for name, value in os.environ.items() if name != "PYTEST_VERSION"}
-        environment["DATABASE_URL"] = make_database()
+    def refusal(self, **variables):
+        environment = {name: value for name, value in os.environ.items() if name != "PYTEST_VERSION"} | variables
         command = [sys.executable, "-c", "from app import serve; serve()"]
         ended = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60)
-        assert ended.returncode == 1
-        assert "flask db upgrade" in ended.stderr
+        assert (ended.returncode, "Traceback" in ended.stderr) == (1, False)
+        return ended.stderr
+
+    def test_old_database_is_refused_with_what_to_do(self, make_database):
+        assert "flask db upgrade" in self.refusal(DATABASE_URL=make_database())
+
+    def test_database_that_is_not_there_is_refused(self):
+        assert "DATABASE_URL" in self.refusal(DATABASE_URL="postgresql://nobody@127.0.0.1:1/nothing")
+
+    def test_port_that_is_taken_is_refused(self, migrated):
+        with socket.create_server(("0.0.0.0", 0)) as other:
+            port = str(other.getsockname()[1])
+            assert port in self.refusal(DATABASE_URL=migrated.config["SQLALCHEMY_DATABASE_URI"], PORT=port)
+
+    @pytest.mark.parametrize(
+        "method, path, status", [("POST", "/orders", 401), ("POST", "/x", 404), ("PUT", "/me", 405)]
+    )
+    def test_body_that_nobody_wants_costs_no_connection(self, migrated, start_server, method, path, status):
+        address = start_server(migrated.config["SQLALCHEMY_DATABASE_URI"]).address
+        connection = HTTPConnection(address.removeprefix("http://"))
+        for _ in range(50):
+            connection.request(method, path, body=b"x" * 50_000, headers={"Content-Type": "application/json"})
+            answer = connection.getresponse()
+            assert (answer.status, list(json.load(answer))) == (status, ["message"])
+        connection.close()
 
     def test_term_loses_no_answer(self, migrated, start_server):
         """Eight sign-ups, each a quarter of a second of bcrypt, are under way when the server is told to stop."""

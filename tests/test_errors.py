@@ -39,6 +39,22 @@ class TestAnswer:
         response = client.post("/login", headers=headers, environ_overrides=body)
         assert message(response) == (413, "Request Entity Too Large")
 
+    def test_largest_in_chunks_is_read(self, client):
+        content = b'{"more": "' + b"x" * (1024 * 1024 - 12) + b'"}'
+        body = {"wsgi.input_terminated": True, "wsgi.input": io.BytesIO(content)}
+        headers = {"Content-Type": "application/json", "Transfer-Encoding": "chunked"}
+        response = client.post("/login", headers=headers, environ_overrides=body)
+        assert (len(content), response.status_code, len(response.json["message"])) == (1024 * 1024, 400, 2)
+
+    def test_cut_off_is_no_body(self, client, context):
+        body = b'{"name": "Ann", "email": "ann@example.com", "password": "correct horse"}'
+        cut_off = {"wsgi.input_terminated": True, "wsgi.input": io.BytesIO(body), "CONTENT_LENGTH": "300"}
+        response = client.post("/sign-up", content_type="application/json", environ_overrides=cut_off)
+        assert (message(response)[0], db.session.scalars(db.select(User)).all()) == (400, [])
+
+    def test_unknown_path_for_options_is_json_too(self, client):
+        assert message(client.options("/nowhere")) == (404, "Not Found")
+
     def test_refusal_of_a_rule_says_which(self, client, admin):
         response = client.patch(f"/users/{admin.id}", json={"active": False}, headers=admin.headers)
         assert set(response.json) == {"message", "reason"}

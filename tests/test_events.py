@@ -503,6 +503,19 @@ class TestTogether:
             kept = db.session.scalars(db.select(Order.id).where(Order.event_id == id)).all()
             assert len(kept) == placed.count(201)
 
+    @pytest.mark.parametrize("count", [1, 2])
+    def test_what_becomes_a_draft_while_it_is_ordered_is_a_draft_or_sold(
+        self, app, admin, make_user, make_event, make_ticket_type, context, count
+    ):
+        people = [make_user() for _ in range(3)]
+        for _ in range(10):
+            id = make_event()
+            body = {"items": [{"ticket_type_id": make_ticket_type(id), "quantity": 1} for _ in range(count)]}
+            orders = [("POST", "/orders", body, user.headers) for user in people]
+            draft = "PATCH", f"/events/{id}", {"status": "draft"}, admin.headers
+            *placed, changed = [answer.status_code for answer in together(app, *orders, draft)]
+            assert (changed, set(placed)) in [(200, {404}), (409, {201})]
+
     def test_a_category_goes_while_events_are_made(self, app, admin, concert, context):
         for n in range(3):
             category = Category.create(f"Category {n}")

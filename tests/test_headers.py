@@ -46,6 +46,18 @@ class TestOrigin:
         ]
         assert allowed == ["https://a.example", "https://b.example", None, None]
 
+    @pytest.mark.parametrize(
+        "listed", ["https://*.b.example", "*.b.example", "b.example", "https://a.example/path", "*,x"]
+    )
+    def test_what_no_browser_sends_is_refused(self, app, listed):
+        with pytest.raises(SystemExit, match="CORS_ORIGINS"):
+            create_app({**CONFIG, "CORS_ORIGINS": listed})
+
+    def test_slash_at_the_end_is_none_of_it(self, app):
+        client = create_app({**CONFIG, "CORS_ORIGINS": "https://a.example/"}).test_client()
+        answer = client.get("/health", headers={"Origin": "https://a.example"})
+        assert answer.headers["Access-Control-Allow-Origin"] == "https://a.example"
+
 
 class TestPreflight:
     def ask(self, client, origin, method="POST", headers="authorization, content-type, idempotency-key"):

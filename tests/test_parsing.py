@@ -198,10 +198,14 @@ class TestBody:
     @pytest.mark.parametrize("call", BODIES)
     def test_is_right_as_given_here(self, send, call):
         """What the other tests break is otherwise fine."""
-        assert send(call, json.dumps(BODIES[call])).status_code in (201, 404, 401) or call in (
-            "PATCH /me",
-            "POST /events",
-        )
+        expected = {
+            "POST /sign-up": 201,
+            "POST /categories": 201,
+            "POST /login": 401,
+            "POST /events": 400,
+            "PATCH /me": 400,
+        }
+        assert send(call, json.dumps(BODIES[call])).status_code == expected.get(call, 404)
 
     def test_unknown_fields_are_ignored(self, send):
         body = '{"name": "x", "id": 7, "folded": 5, "more": %s}' % ("[" * 500 + "]" * 500)
@@ -289,7 +293,8 @@ class TestPath:
 
 
 def cursor(values):
-    return base64.urlsafe_b64encode(values if isinstance(values, bytes) else json.dumps(values).encode()).decode()
+    content = values if isinstance(values, bytes) else json.dumps(values, separators=(",", ":")).encode()
+    return base64.urlsafe_b64encode(content).decode().rstrip("=")
 
 
 LIMITS = ["0", "101", "-1", "x", "", "1.0", "1e1", "true", "%D9%A1", "9" * 5000, "+1", "%00"]
@@ -327,7 +332,7 @@ class TestQuery:
         assert named == dict.fromkeys(answers, (400, [name]))
 
     @pytest.mark.parametrize(
-        "moment", ["0001-01-01T00:00:00+00:00", "9999-12-31T23:59:59.999999Z", "2030-01-01T00:00:00Z"]
+        "moment", ["0001-01-01T00:00:00+00:00", "9999-12-31T23:59:59.999999+00:00", "2030-01-01T00:00:00+00:00"]
     )
     def test_cursor_of_any_time_is_taken(self, send, moment):
         assert send(f"GET /events?after={cursor([moment, 1])}").status_code == 200

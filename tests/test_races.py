@@ -126,9 +126,9 @@ class House:
     def expire(self):
         """What `flask expire-orders` does, in this process."""
         with self.app.app_context():
-            found = Order.lapse_all()
-            db.session.commit()
-            return found
+            for event_id in Order.events_with_lapsed():
+                Order.lapse(event_id)
+                db.session.commit()
 
     def rows(self, query):
         with self.app.app_context():
