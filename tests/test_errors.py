@@ -2,13 +2,15 @@
 
 import io
 import logging
+import time
 
 import pytest
+from sqlalchemy.exc import DBAPIError, IntegrityError
 
 from app import create_app
-from models import Event, User, bcrypt, db
+from models import Category, EmailTaken, Event, User, at_once, bcrypt, db, refusing
 
-from .conftest import CONFIG, PASSWORD
+from .conftest import CONFIG, NO_POSTGRESQL, PASSWORD
 
 
 def message(response):
@@ -131,6 +133,46 @@ class TestNothingIsKept:
         assert client.get("/users").status_code == 401
         client.patch(f"/users/{buyer.id}", json={"role": "admin"}, headers=admin.headers)
         assert db.session.get(User, buyer.id).role == "admin"
+
+    def test_of_a_request_is_stale_in_the_next(self, context, client, admin):
+        """The test holds the object, as the session would if it outlived its request."""
+        category = Category.create("Music")
+        db.session.commit()
+        client.patch(f"/categories/{category.id}", json={"name": "Noise"}, headers=admin.headers)
+        assert category.name == "Noise"
+
+
+class TestOtherViolation:
+    def test_is_no_refusal(self, context):
+        with pytest.raises(IntegrityError), refusing(EmailTaken, "unique"):
+            db.session.execute(db.insert(Category).values(name=None, folded="x"))
+
+
+class TestConnections:
+    def test_when_all_are_taken_it_may_be_tried_again(self, app):
+        options = app.config["SQLALCHEMY_ENGINE_OPTIONS"] | {"pool_size": 1, "pool_timeout": 0.1}
+        small = create_app({**app.config, "SQLALCHEMY_ENGINE_OPTIONS": options, "SQLALCHEMY_BINDS": {}})
+        with small.app_context():
+            with db.engine.connect():
+                response = small.test_client().get("/events")
+            db.engine.dispose()
+        assert (message(response)[0], response.headers["Retry-After"]) == (503, "1")
+
+    @pytest.mark.parametrize("backend", [pytest.param("postgresql", marks=NO_POSTGRESQL)], indirect=True)
+    def test_one_that_died_while_it_lay_idle_is_replaced(self, client, admin, context):
+        engine = db.engines["at_once"]
+        with engine.connect() as connection:
+            [pid] = connection.execute(db.text("SELECT pg_backend_pid()")).one()
+        with db.engine.connect() as other:
+            other.execute(db.text("SELECT pg_terminate_backend(:pid)"), {"pid": pid})
+        time.sleep(1.1)
+        assert client.get("/me", headers=admin.headers).status_code == 200
+
+    @pytest.mark.parametrize("connect", [lambda: db.engine.connect(), at_once])
+    def test_parameters_are_in_no_error(self, context, connect):
+        with connect() as connection, pytest.raises(DBAPIError) as error:
+            connection.execute(db.text("SELECT secret FROM nowhere WHERE x = :x"), {"x": "hidden"})
+        assert "[parameters: " not in str(error.value)
 
 
 class TestDatabaseGone:

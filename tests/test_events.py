@@ -313,6 +313,14 @@ class TestPatchEvent:
         assert wrong(patch(id, **fields)) == ["ends_at"]
         assert client.get(f"/events/{id}").get_json() == before
 
+    def test_canceled_again_keeps_its_moment(self, patch, make_event, context):
+        id = make_event(status="canceled")
+        moment = datetime(2026, 1, 1, tzinfo=UTC)
+        db.session.execute(db.update(Event).values(canceled_at=moment))
+        db.session.commit()
+        assert patch(id, status="canceled").status_code == 200
+        assert db.session.scalar(db.select(Event.canceled_at)) == moment
+
     @pytest.mark.parametrize("status", ["draft", "published"])
     def test_canceled_is_final(self, patch, make_event, context, status):
         id = make_event(status="canceled")

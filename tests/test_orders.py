@@ -4,6 +4,7 @@ import re
 from datetime import UTC, datetime, timedelta
 
 import pytest
+from sqlalchemy.exc import IntegrityError
 
 from models import Event, Order, OrderItem, Ticket, TicketType, check_inventory, db
 
@@ -188,6 +189,10 @@ class TestOrderListPost:
         sales = client.get(f"/events/{event_id}/sales", headers=admin.headers).get_json()
         assert placed["total"] == paid["amount"] == LARGEST_TOTAL
         assert (sales["total"]["revenue"], sales["total"]["sold"]) == (LARGEST_TOTAL, 20_000)
+
+    def test_total_of_one_type_is_no_small_integer_either(self, order, make_ticket_type):
+        dear = make_ticket_type(price=1_000_000_000)
+        assert order((dear, 10)).get_json()["total"] == 10**10
 
     @pytest.mark.parametrize("role", ["staff", "admin"])
     def test_everybody_who_is_signed_in_may_buy(self, order, make_user, make_ticket_type, role):
@@ -674,3 +679,36 @@ class TestOrderRefund:
         with app.app_context():
             cancel_event(db.session.scalar(db.select(Event.id)))
         assert refund(paid_order).status_code == 200
+
+
+class TestConstraints:
+    @pytest.mark.parametrize(
+        "model, values",
+        [
+            *((Order, {"state": state}) for state in ("lost", None)),
+            *((Order, {"total": total}) for total in (-1, None)),
+            *((Order, {name: 2**31 - 1}) for name in ("user_id", "event_id")),
+            *((Order, {name: None}) for name in ("code", "user_id", "number", "event_id", "currency", "expires_at")),
+            *((OrderItem, {name: -1}) for name in ("quantity", "unit_price")),
+            *((OrderItem, {"quantity": 0}), (OrderItem, {"order_id": 2**31 - 1}), (OrderItem, {"name": None})),
+            (OrderItem, {"ticket_type_id": 2**31 - 1}),
+        ],
+    )
+    def test_database_refuses_a_bad_row(self, order, make_ticket_type, context, model, values):
+        order((make_ticket_type(), 1))
+        with pytest.raises(IntegrityError):
+            db.session.execute(db.update(model).values(**values))
+
+    @pytest.mark.parametrize("model, same", [(Order, ["code"]), (Order, ["user_id", "number"])])
+    def test_database_refuses_a_second_row(self, order, make_ticket_type, context, model, same):
+        order((make_ticket_type(), 1)), order((make_ticket_type(), 1))
+        first = db.session.scalar(db.select(model))
+        with pytest.raises(IntegrityError):
+            db.session.execute(db.update(model).values({name: getattr(first, name) for name in same}))
+
+    def test_database_refuses_a_second_line_for_a_ticket_type(self, order, make_ticket_type, make_event, context):
+        event_id = make_event()
+        order(*((make_ticket_type(event_id), 1) for _ in range(2)))
+        with pytest.raises(IntegrityError):
+            first = db.select(db.func.min(TicketType.id)).scalar_subquery()
+            db.session.execute(db.update(OrderItem).values(ticket_type_id=first))

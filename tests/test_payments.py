@@ -4,6 +4,7 @@ import re
 from json import dumps
 
 import pytest
+from sqlalchemy.exc import IntegrityError
 
 from models import Event, Order, Payment, TicketType, check_inventory, db
 
@@ -368,3 +369,23 @@ class TestPaymentRefundPost:
     @pytest.mark.parametrize("unknown", [0, 2**31 - 1, 2**31, 10**30, "x", "-1"])
     def test_unknown_payment_is_not_there(self, give_back, order, due, unknown):
         assert give_back(order, {"id": unknown}).status_code == 404
+
+
+class TestConstraints:
+    @pytest.mark.parametrize(
+        "values",
+        [
+            *({"method": "cheque"}, {"status": "lost"}, {"amount": -1}, {"order_id": 2**31 - 1}),
+            *({name: None} for name in ("order_id", "method", "reference", "amount", "status")),
+        ],
+    )
+    def test_database_refuses_a_bad_row(self, paid_order, context, values):
+        with pytest.raises(IntegrityError):
+            db.session.execute(db.update(Payment).values(**values))
+
+    @pytest.mark.parametrize("changed", [{"reference": "another"}, {"status": "refund_due"}])
+    def test_database_refuses_a_second_confirmed_payment_and_a_second_reference(self, paid_order, context, changed):
+        [payment] = db.session.scalars(db.select(Payment))
+        fields = {name: getattr(payment, name) for name in ("order_id", "method", "reference", "amount", "status")}
+        with pytest.raises(IntegrityError):
+            db.session.execute(db.insert(Payment).values(fields | changed))

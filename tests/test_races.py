@@ -335,6 +335,18 @@ class TestExpiryAgainstNextBuyers:
             assert reasons(answers) == ["done", "done", "sold_out", "sold_out"]
         house.agrees()
 
+    def test_lapsed_places_of_one_type_and_canceled_baskets_of_two_wait_in_no_circle(self, house):
+        for head_start in rounds():
+            event_id = house.event()
+            low, high = house.ticket_type(100, event_id), house.ticket_type(6, event_id)
+            baskets = [house.order(house.person(), (low, 1), (high, 1)).json() for _ in range(3)]
+            for _ in range(3):
+                house.lapse(house.placed(high))
+            buy = partial(house.order, house.person(), (low, 1), (high, 1))
+            answers = house.at_once(buy, *(partial(house.cancel, it) for it in baskets), head_start=head_start)
+            assert reasons(answers) == ["done"] * 4
+        house.agrees()
+
 
 class TestRefundAgainstRefund:
     def test_money_and_places_come_back_once(self, house):

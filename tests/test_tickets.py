@@ -6,8 +6,9 @@ import subprocess
 from xml.etree import ElementTree
 
 import pytest
+from sqlalchemy.exc import IntegrityError
 
-from models import Order, Ticket, db
+from models import Order, Ticket, db, now
 
 PNG = b"\x89PNG\r\n\x1a\n"
 NO_CODE = "0" * 32
@@ -361,3 +362,17 @@ class TestCheckInDelete:
 
     def test_unknown_code_finds_nothing(self, undo):
         assert undo(NO_CODE).status_code == 404
+
+
+class TestConstraints:
+    @pytest.mark.parametrize(
+        "values",
+        [
+            *({"status": "lost"}, {"status": "used"}, {"checked_in_at": now()}, {"code": "SAME"}),
+            *({name: 2**31 - 1} for name in ("order_id", "event_id", "ticket_type_id")),
+            *({name: None} for name in ("code", "order_id", "event_id", "ticket_type_id", "status")),
+        ],
+    )
+    def test_database_refuses_a_bad_row(self, paid_order, context, values):
+        with pytest.raises(IntegrityError):
+            db.session.execute(db.update(Ticket).values(**values))

@@ -1,5 +1,6 @@
 """Accounts: signing up, logging in and out, one's own account, and who may do what."""
 
+import time
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 
@@ -10,8 +11,9 @@ import pytest
 import requests
 from flask_jwt_extended import create_access_token
 from sqlalchemy import event
+from sqlalchemy.exc import IntegrityError
 
-from models import EndedLogin, User, db
+from models import EndedLogin, User, db, take
 
 from .conftest import PASSWORD
 
@@ -233,12 +235,48 @@ class TestLoginPost:
         log_in(client, email, password)
         assert hashings == [4]
 
+    def test_of_an_unknown_address_costs_what_is_configured(self, app, client, hashings):
+        app.config["BCRYPT_LOG_ROUNDS"] = 5
+        log_in(client, "unknown@example.com")
+        assert hashings == [5]
+
     def test_account_without_a_password_costs_one_hash(self, client, buyer, context, hashings):
         db.session.get(User, buyer.id).password = None
         db.session.commit()
         hashings.clear()
         log_in(client, buyer.email)
         assert hashings == [4]
+
+    def test_with_the_old_password_ends_with_it(self, client, buyer, before_statement, new_password):
+        """The password changes while it is checked."""
+        before_statement(2, new_password)
+        login = log_in(client, buyer.email).json
+        for method, path, token in (("GET", "/me", "access_token"), ("POST", "/refresh", "refresh_token")):
+            assert client.open(path, method=method, headers=bearer(login[token])).status_code == 401
+
+
+class TestConnections:
+    @pytest.fixture
+    def held(self, app, monkeypatch):
+        """How many connections are held whenever bcrypt works."""
+        with app.app_context():
+            pools = [engine.pool for engine in db.engines.values()]
+        counts = []
+        make = bcrypt.hashpw
+
+        def hashpw(password, salt):
+            counts.append(sum(pool.checkedout() for pool in pools))
+            return make(password, salt)
+
+        monkeypatch.setattr(bcrypt, "hashpw", hashpw)
+        return counts
+
+    def test_none_is_held_while_bcrypt_works(self, client, buyer, held):
+        log_in(client, buyer.email)
+        change = {"password": "brand new one", "current_password": PASSWORD}
+        client.patch("/me", json=change, headers=buyer.headers)
+        client.post("/sign-up", json=account())
+        assert held == [0] * 4
 
 
 class TestUsersGet:
@@ -376,6 +414,10 @@ class TestLogoutPost:
         client.post("/logout", headers=buyer.headers)
         assert len(db.session.scalars(db.select(EndedLogin)).all()) == 1
 
+    def test_twice_at_once_is_once(self, client, buyer, before_statement):
+        before_statement(3, lambda: client.application.test_client().post("/logout", headers=buyer.headers))
+        assert client.post("/logout", headers=buyer.headers).status_code == 204
+
     @pytest.mark.parametrize("lifetime", ["JWT_ACCESS_TOKEN_EXPIRES", "JWT_REFRESH_TOKEN_EXPIRES"])
     def test_is_kept_as_long_as_any_token_can_live(self, app, client, buyer, context, lifetime):
         app.config[lifetime] = timedelta(days=90)
@@ -434,11 +476,39 @@ class TestUserPatch:
                 db.session.execute(db.delete(User))
                 db.session.commit()
 
+    def test_two_who_demote_each_other_wait_for_a_third_in_order(self, app, context, make_user):
+        """The third, whose id is the lowest, is locked: if each locked in an order of his own, they would be stuck."""
+        third, *admins = (make_user("admin") for _ in range(3))
+
+        def demote(one, other):
+            return app.test_client().patch(f"/users/{other.id}", json={"role": "user"}, headers=one.headers).status_code
+
+        with ThreadPoolExecutor(2) as pool:
+            take(db.select(User).where(User.id == third.id)).one()
+            answers = pool.map(demote, admins, reversed(admins))
+            time.sleep(0.3)
+            db.session.rollback()
+            assert set(answers) <= {200, 401}
+
     def test_unknown_user_is_missing(self, client, admin):
         assert client.patch("/users/2147483647", json={"active": False}, headers=admin.headers).status_code == 404
 
 
+class TestConstraints:
+    @pytest.mark.parametrize(
+        "values", [{"role": "king"}, {"role": None}, {"email": None}, {"name": None}, {"active": None}]
+    )
+    def test_database_refuses_a_bad_row(self, buyer, context, values):
+        with pytest.raises(IntegrityError):
+            db.session.execute(db.update(User).values(**values))
+
+
 class TestToken:
+    def test_ends_with_an_account_that_was_closed_by_hand(self, client, buyer, context):
+        db.session.execute(db.text("UPDATE users SET active = false"))
+        db.session.commit()
+        assert client.get("/me", headers=buyer.headers).status_code == 401
+
     def test_documented_call_makes_one_that_works(self, client, staff, context):
         user = db.session.get(User, staff.id)
         token = create_access_token(identity=user.id, additional_claims={"role": user.role})

@@ -31,21 +31,9 @@ def upgrade():
         sa.UniqueConstraint("code", name=op.f("uq_orders_code")),
         sa.UniqueConstraint("user_id", "number", name=op.f("uq_orders_user_id")),
     )
-    op.create_index(
-        "ix_orders_event_holds",
-        "orders",
-        ["event_id", "expires_at"],
-        postgresql_where=sa.text("status = 'pending'"),
-        sqlite_where=sa.text("status = 'pending'"),
-    )
+    op.create_index("ix_orders_event_holds", "orders", ["event_id", "status", "expires_at"])
     op.create_index("ix_orders_of_event", "orders", ["event_id", "id"])
-    op.create_index(
-        "ix_orders_user_holds",
-        "orders",
-        ["user_id", "expires_at"],
-        postgresql_where=sa.text("status = 'pending'"),
-        sqlite_where=sa.text("status = 'pending'"),
-    )
+    op.create_index("ix_orders_user_holds", "orders", ["user_id", "status", "expires_at"])
     op.create_table(
         "order_items",
         sa.Column("id", sa.Integer(), nullable=False),
