@@ -148,9 +148,6 @@ def create_app(config=None):
     return app
 
 
-# Configuration
-
-
 def settings():
     """The configuration that the environment gives, with its defaults. An empty variable counts as none."""
     return {
@@ -247,7 +244,7 @@ def engine_options(config):
         if in_memory(url):
             return options
     else:
-        options["connect_args"] = {"connect_timeout": 5}
+        options["connect_args"] = {"connect_timeout": 5, "options": "-c timezone=utc"}
     return options | {"pool_size": config["DB_POOL_SIZE"], "max_overflow": 0}
 
 
@@ -260,7 +257,12 @@ def single_statements(config):
     url = make_url(config["SQLALCHEMY_DATABASE_URI"])
     if url.get_backend_name() == "sqlite" and in_memory(url):
         return {}
-    return {"at_once": {"url": url, **config["SQLALCHEMY_ENGINE_OPTIONS"], "isolation_level": "AUTOCOMMIT"}}
+    options = {**config["SQLALCHEMY_ENGINE_OPTIONS"], "isolation_level": "AUTOCOMMIT"}
+    if url.get_backend_name() == "postgresql":
+        # Their plans are kept: one that was made while a table was empty must not read all of it once it has grown.
+        arguments = options.get("connect_args", {})
+        options["connect_args"] = arguments | {"options": f"{arguments.get('options', '')} -c enable_seqscan=off"}
+    return {"at_once": {"url": url, **options}}
 
 
 def behind_proxies(wsgi_app, count):
@@ -286,9 +288,6 @@ def secret_fault(secret):
     if len(secret.encode()) < 32:
         return "JWT_SECRET_KEY is shorter than 32 bytes"
     return None
-
-
-# Servers
 
 
 def start():

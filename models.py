@@ -1,6 +1,7 @@
 """The domain of the ticketing application: what is stored, and the rules by which it is sold.
 
-Verbs on the models raise a `Refused` where a rule says no. They never commit and know nothing of HTTP.
+Verbs on the models raise a `Refused` where a rule says no. They never commit, but for the one statement of
+`Order.place_at_once`, which is a transaction of its own, and know nothing of HTTP.
 """
 
 import re
@@ -32,6 +33,7 @@ from sqlalchemy import (
     and_,
     bindparam,
     case,
+    column,
     event,
     func,
     insert,
@@ -68,9 +70,6 @@ bcrypt = Bcrypt()
 email_validator.SPECIAL_USE_DOMAIN_NAMES.clear()
 
 ROLES = ("user", "staff", "admin")
-
-
-# What a rule refuses
 
 
 class Refused(Exception):
@@ -215,9 +214,6 @@ class Invalid(ValueError):
         self.fields = fields
 
 
-# The database
-
-
 @event.listens_for(Engine, "connect")
 def prepare_sqlite(connection, record):
     """Readers never wait for the writer (WAL), and foreign keys hold, which SQLite leaves off unless told."""
@@ -255,8 +251,8 @@ class UTCDateTime(TypeDecorator):
         return value if value is None else value.astimezone(UTC)
 
     def process_result_value(self, value, dialect):
-        if value is None:
-            return None
+        if value is None or value.tzinfo is UTC:
+            return value
         return value.astimezone(UTC) if value.tzinfo else value.replace(tzinfo=UTC)
 
 
@@ -286,6 +282,25 @@ def at_once():
     It is from a pool of such connections, so that nobody needs two of the other; SQLite in memory has but one.
     """
     return db.engines.get("at_once", db.engine).connect()
+
+
+class Prepared:
+    """A statement that PostgreSQL plans once for each connection: to plan it anew took longer than to carry it out."""
+
+    def __init__(self, name, statement):
+        self.name, self.statement = name, statement
+        compiled = statement.compile(dialect=postgresql.dialect(paramstyle="numeric_dollar"))
+        self.preparation, self.constants = f"PREPARE {name} AS {compiled.string}", compiled.params
+        call = text(f"EXECUTE {name} ({', '.join(f':{parameter}' for parameter in compiled.positiontup)})")
+        self.call = call.columns(*(column(it.name, it.type) for it in getattr(statement, "selected_columns", ())))
+
+    def execute(self, connection, values):
+        if connection.dialect.name != "postgresql":
+            return connection.execute(self.statement, values)
+        if self.name not in connection.info:
+            connection.exec_driver_sql(self.preparation)
+            connection.info[self.name] = True
+        return connection.execute(self.call, self.constants | values)
 
 
 def take(query, *, of=None, key_share=True):
@@ -338,9 +353,6 @@ class Timestamps:
     created_at: Mapped[datetime] = mapped_column(UTCDateTime, server_default=func.now())
     updated_at: Mapped[datetime] = mapped_column(UTCDateTime, server_default=func.now(), onupdate=func.now())
     __mapper_args__ = {"eager_defaults": True}
-
-
-# Accounts
 
 
 def new_stamp():
@@ -404,8 +416,10 @@ class User(db.Model, Timestamps, Serializable):
     def of_token(cls, claims):
         """Id and role of the user a token still speaks for, or None. It runs at every signed-in request."""
         about = {"id": int(claims["sub"]), "stamp": str(claims["stamp"]), "sid": str(claims["sid"])}
+        if not 0 < about["id"] < 2**31:
+            return None
         with at_once() as connection:
-            return connection.execute(ALIVE, about).one_or_none()
+            return ALIVE.execute(connection, about).one_or_none()
 
     @classmethod
     def change(cls, id, *, current_password="", name=None, email=None, password=None):
@@ -486,16 +500,16 @@ class EndedLogin(db.Model):
         return db.session.execute(db.delete(cls).where(cls.expires_at < now())).rowcount
 
 
-# Built once: building it took as long as asking the database.
-ALIVE = select(User.id, User.role).where(
-    User.id == bindparam("id"),
-    User.active,
-    User.stamp == bindparam("stamp"),
-    ~select(EndedLogin.sid).where(EndedLogin.sid == bindparam("sid")).exists(),
+ALIVE = Prepared(
+    "alive",
+    select(User.id, User.role).where(
+        User.id == bindparam("id"),
+        User.active,
+        User.stamp == bindparam("stamp"),
+        ~select(EndedLogin.sid).where(EndedLogin.sid == bindparam("sid")).exists(),
+    ),
 )
 
-
-# The catalogue
 
 # An id that was deleted is not given again, which SQLite does unless told: somebody may still mean the old row.
 NEVER_AGAIN = {"sqlite_autoincrement": True}
@@ -539,7 +553,7 @@ NO_CATEGORY = {"category_id": "There is no such category"}
 
 
 class Event(db.Model, Timestamps, Serializable):
-    """Something people buy tickets for. `version` counts its changes; `duration`, in seconds, serves `listed`."""
+    """Something people buy tickets for. `version` counts its changes; `duration`, in seconds, serves `beginning`."""
 
     __tablename__ = "events"
     __table_args__ = (
@@ -567,7 +581,7 @@ class Event(db.Model, Timestamps, Serializable):
     )
 
     STATUSES = ("draft", "published", "canceled")
-    AGES = 1000 * 365 * 24 * 3600  # as long ago nothing began, and every database can still reckon
+    AGES = 1000 * 365 * 24 * 3600  # longer than anything here lasts, and no database's calendar ends before that
 
     id: Mapped[int] = mapped_column(Integer, primary_key=True)
     name: Mapped[str] = mapped_column(Text)
@@ -603,10 +617,10 @@ class Event(db.Model, Timestamps, Serializable):
     def read(cls, id):
         """An event with its ticket types, as `to_dict` would show them, and its `version`; or None."""
         with at_once() as connection:
-            event = connection.execute(EVENT, {"id": id}).mappings().one_or_none()
+            event = EVENT.execute(connection, {"id": id}).mappings().one_or_none()
             if event is None:
                 return None
-            types = connection.execute(TICKET_TYPES, {"id": id}).mappings().all()
+            types = TICKET_TYPES.execute(connection, {"id": id}).mappings().all()
         currency = {"currency": current_app.config["CURRENCY"]}
         return as_event(event) | {"ticket_types": [{**ticket_type, **currency} for ticket_type in types]}
 
@@ -846,8 +860,6 @@ class TicketType(db.Model, Serializable):
         )
 
 
-# Selling
-
 PAYMENT_METHODS = ("cash", "bank_transfer", "mobile_money", "card")
 
 
@@ -965,10 +977,11 @@ class Order(db.Model, Timestamps, Serializable):
 
     @classmethod
     def place_at_once(cls, buyer, wanted):
-        """On PostgreSQL a paid order of one ticket type is one statement, or None where that did not do.
+        """On PostgreSQL, place and commit an order of one ticket type that costs something in one statement.
 
-        The row that everybody wants is locked for no longer than the statement and its commit take. Measured beside
-        the steps below, it sells several times as many places of one hot ticket type a second.
+        The row that everybody wants is locked for no longer than the statement and its commit take: measured beside
+        the steps below, it sells several times as many places of one hot ticket type a second. None, with nothing
+        done, where it can't be placed like this; the steps find out why.
         """
         if len(wanted) > 1 or db.engine.dialect.name != "postgresql" or "at_once" not in db.engines:
             return None
@@ -980,7 +993,7 @@ class Order(db.Model, Timestamps, Serializable):
         values = cls.terms(buyer) | {"ticket_type_id": ticket_type_id, "quantity": min(quantity, 2**31 - 1)}
         try:
             with at_once() as connection:
-                placed = connection.execute(PLACE_AT_ONCE, values).one_or_none()
+                placed = PLACE_AT_ONCE.execute(connection, values).one_or_none()
         except IntegrityError:  # the buyer's other order came first and has the number: one after the other, then
             return None
         return placed and cls.as_placed(placed, [placed], wanted)
@@ -1080,6 +1093,10 @@ class Order(db.Model, Timestamps, Serializable):
     @classmethod
     def events_with_lapsed(cls):
         return db.session.scalars(select(cls.event_id).where(cls.has_lapsed()).distinct()).all()
+
+    def visible_to(self, user):
+        """To its buyer, and to those who work here."""
+        return self.user_id == user.id or user.role != "user"
 
     @property
     def quantities(self):
@@ -1264,9 +1281,6 @@ class IdempotencyKey(db.Model):
         return db.session.execute(db.delete(cls).where(old), execution_options=UNSYNCHRONIZED).rowcount
 
 
-# At the door
-
-
 class Ticket(db.Model, Serializable):
     """One place for one person, issued when its order is paid."""
 
@@ -1383,14 +1397,15 @@ def as_event(row):
     return event
 
 
-EVENT = Event.rows().add_columns(Event.version).where(Event.id == bindparam("id"))
-TICKET_TYPES = (
+EVENT = Prepared("event", Event.rows().add_columns(Event.version).where(Event.id == bindparam("id")))
+TICKET_TYPES = Prepared(
+    "ticket_types",
     select(
         *(getattr(TicketType, name) for name in TicketType.serialize_only if name not in ("currency", "available")),
         TicketType.free().label("available"),
     )
     .where(TicketType.event_id == bindparam("id"))
-    .order_by(TicketType.id)
+    .order_by(TicketType.id),
 )
 
 OPEN = and_(
@@ -1447,7 +1462,9 @@ def placing(status):
 PLACE, PLACE_FREE = placing("pending"), placing("paid")
 
 # The event is locked before the ticket type, as `Event.delete` does, not after it by the foreign key: no circle.
-PLACE_AT_ONCE = text("""
+PLACE_AT_ONCE = Prepared(
+    "place",
+    text("""
 WITH buyer AS (
     SELECT id FROM users WHERE id = :user_id FOR NO KEY UPDATE
 ), offer AS (
@@ -1477,10 +1494,8 @@ WITH buyer AS (
     SELECT placed.id, ticket_type_id, name, :quantity, price FROM placed, taken
 )
 SELECT placed.*, ticket_type_id, name, price FROM placed, taken
-""")
-
-
-# Counting again
+"""),
+)
 
 
 def check_inventory():
@@ -1488,7 +1503,7 @@ def check_inventory():
 
     What is sold while it counts is no difference: each kind of it is looked for at one moment, by one statement.
     """
-    with at_once() as connection:
+    with db.engine.connect() as connection:
         return [
             sentence.format_map(row)
             for sentence, rows in differences().items()

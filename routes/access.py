@@ -76,7 +76,7 @@ def token_optional(view):
 
 
 def is_admin():
-    """Whether an admin asks, in a call that anyone may make, too."""
+    """Whether it is an admin who asks; also in calls that need no token."""
     return "Authorization" in request.headers and current_user.role == "admin"
 
 

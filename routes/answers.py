@@ -1,4 +1,4 @@
-"""How answers are written: JSON by orjson, and what the documents say of them."""
+"""How answers are written: JSON by orjson, and what the documentation says of them."""
 
 from functools import wraps
 from hashlib import blake2b
@@ -68,7 +68,7 @@ def expected_versions():
 
 
 def answers(status, example=None, *, plus=(), media=None, headers=(), refuses=(), sends=None):
-    """Say for the documents what the method answers; the call itself goes on as without.
+    """Describe for the documentation what the method answers; it changes nothing in the call itself.
 
     The `example` is a model, described as its `serialize_only` and `plus` say, or JSON with models in it; `media` has
     examples by media type. `refuses` are errors as they may be raised, beyond those of guard and parser. `sends` is an

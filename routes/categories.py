@@ -7,9 +7,9 @@ from routes.access import public, roles
 from routes.answers import answers, conditional
 from routes.examples import CATEGORY
 from routes.paging import page, paged
-from routes.parsing import Field, Text, body, changes, takes
+from routes.parsing import Field, Text, changes, parser, takes
 
-new_category = body(Field("name", Text(100), required=True))
+new_category = parser(Field("name", Text(100), required=True))
 
 
 CATEGORIES = db.select(Category.id, Category.name)

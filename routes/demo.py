@@ -337,8 +337,6 @@ class Season:
         email = f"{first}.{last}{again or ''}@example.com".lower()
         self.buyers.append(self.add_user(f"{first} {last}", "user", email, SALES_DAYS + 10 / (number + 1)))
 
-    # Events
-
     def add_event(self, number):
         """The event `number` in the order of time; the first tenth is past."""
         place = (number - self.past) % self.events  # in the season as it begins today
@@ -369,8 +367,6 @@ class Season:
         start, end = (stamp(starts_at - timedelta(days=days)) if days else None for days in (opens, closes))
         id = self.add("ticket_types", event, name, price, places, 10, start, end)
         return Sale(id, name, price, day - (opens or math.inf) + 1, day - closes - 1)
-
-    # Orders
 
     def add_order(self, number):
         """The order `number` in the order of time: the closer to now, the more there are."""

@@ -51,7 +51,7 @@ class DocsFile(Resource):
     @public
     @answers(200, media={"text/javascript": START, "text/css": "...", "image/png": "..."})
     def get(self, file):
-        """Get a file that the page of the documents needs."""
+        """Get a file that the documentation's page needs."""
         if file == "start.js":
             return current_app.response_class(START, mimetype="text/javascript")
         return send_from_directory(UI, file, conditional=False, max_age=3600)

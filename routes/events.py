@@ -8,11 +8,9 @@ from routes.access import is_admin, roles, token_optional
 from routes.answers import answers, conditional, expected_versions
 from routes.examples import EVENT
 from routes.paging import page, paged
-from routes.parsing import URL, Choice, Digits, Field, Integer, Moment, Parameter, Text, Time, body, changes, takes
+from routes.parsing import ID, URL, Choice, Digits, Field, Moment, Parameter, Text, Time, changes, parser, takes
 
-ID = Integer(1, 2**31 - 1)
-
-new_event = body(
+new_event = parser(
     Field("name", Text(200), required=True),
     Field("description", Text(10_000), required=True),
     Field("venue", Text(200), required=True),

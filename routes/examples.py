@@ -1,6 +1,6 @@
-"""What the documents give as examples: a small season that is never stored, shown as its models show themselves.
+"""The examples of the documentation: a small season that is never stored, shown as its models show themselves.
 
-It is a year ahead, so that what is pasted from the documents can be bought.
+It is a year ahead, so that what is pasted from there can be bought.
 """
 
 from datetime import UTC, date, datetime, timedelta
@@ -37,7 +37,7 @@ TICKET_TYPE = TicketType(
 
 
 def order(state):
-    """An order of one ticket. Its `status` is in the documents what it is in the database."""
+    """An order of one ticket. Its `status` is here what it is in the database."""
     line = OrderItem(ticket_type_id=TICKET_TYPE.id, name=TICKET_TYPE.name, quantity=1, unit_price=TICKET_TYPE.price)
     whole = {"buyer": USER, "event": EVENT, "items": [line], "total": TICKET_TYPE.price, "currency": "USD", **MADE}
     return Order(code=CODE, state=state, expires_at=BOUGHT + timedelta(minutes=15), **whole)

@@ -41,8 +41,9 @@ def finish(response):
 
 def forget(error):
     """What a request did not commit is gone with it, also where one app context is held open around many requests."""
-    db.session.rollback()
-    db.session.expire_all()
+    if db.session.registry.has():
+        db.session.rollback()
+        db.session.expire_all()
 
 
 def origins(listed):

@@ -13,6 +13,8 @@ from werkzeug.exceptions import BadRequest
 from models import IdempotencyKey, Invalid, db
 from routes.answers import output_json
 
+KEY = r"^[!-~][ -~]{0,254}$"
+
 
 def idempotent(view):
     """Commit what the view did together with its answer, which a repetition with the same key gets as it was."""
@@ -24,7 +26,7 @@ def idempotent(view):
             answer = view(*args, **kwargs)
             db.session.commit()
             return answer
-        if not re.fullmatch(r"\s*[!-~][ -~]{0,254}", key):
+        if not re.fullmatch(KEY, key.strip()):
             raise Invalid(**{"Idempotency-Key": "Must have 1 to 255 characters, all of them of ASCII"})
         claimed = IdempotencyKey.claim(current_user.id, key, path=request.path, fingerprint=fingerprint())
         if claimed.status is not None:

@@ -29,6 +29,7 @@ from routes.access import public
 from routes.answers import answers, conditional
 from routes.errors import too_many_requests
 from routes.examples import PATH, SEASON
+from routes.idempotency import KEY
 
 ABOUT = """
 Events and their ticket types, orders and payments, and tickets that are checked in at the door.
@@ -56,7 +57,6 @@ HEADERS = {
     "Retry-After": "In how many seconds to try again",
 }
 STRING = {"type": "string"}
-KEY = {"type": "string", "minLength": 1, "maxLength": 255, "pattern": "^[!-~]+$"}
 TIME = {"type": "string", "format": "date-time", "pattern": r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ$"}
 TYPES = {str: STRING, int: {"type": "integer"}, bool: {"type": "boolean"}, datetime: TIME, type(None): {"type": "null"}}
 ERROR = {
@@ -134,9 +134,6 @@ def security(view):
     return [{"refreshToken" if view.refresh else "accessToken": [] if set(view.roles) == set(ROLES) else view.roles}]
 
 
-# What is sent
-
-
 def parameters(rule, view):
     converters = current_app.url_map.converters
     found = [
@@ -155,7 +152,7 @@ def arguments(view, kind):
 def request_headers(view):
     tags = {"If-None-Match": STRING, "If-Match": STRING} if hasattr(view, "conditional") else {}
     versions = {"If-Match": STRING} if any(isinstance(error, Outdated) for error in view.refuses) else {}
-    return tags | versions | ({"Idempotency-Key": KEY} if hasattr(view, "idempotent") else {})
+    return tags | versions | ({"Idempotency-Key": STRING | {"pattern": KEY}} if hasattr(view, "idempotent") else {})
 
 
 def request_body(view):
@@ -173,9 +170,6 @@ def taken(field):
 def sent(view):
     given = view.sends
     return given if isinstance(given, dict) else {it.name: getattr(given, it.name) for it in view.body.args}
-
-
-# What is answered
 
 
 def responses(rule, view):
@@ -274,9 +268,6 @@ def error_schema(body, view):
 
 def label(body):
     return body.get("reason") or (body["message"] if isinstance(body["message"], str) else "Bad fields")
-
-
-# Schemas
 
 
 def described(example, plus=()):

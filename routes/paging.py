@@ -11,14 +11,14 @@ from sqlalchemy import Integer, bindparam, tuple_
 
 from models import Invalid, at_once, db
 from routes.answers import OPTIONS
-from routes.parsing import AnyText, Digits, Parameter, query, reads
+from routes.parsing import AnyText, Digits, Parameter, parser, reads
 
 CHUNK = 1000
 
 
 def paged(*parameters):
     """Read `limit`, `after` and the call's own parameters from the query string."""
-    return reads(query(Parameter("limit", Digits(1, 100)), Parameter("after", AnyText()), *parameters))
+    return reads(parser(Parameter("limit", Digits(1, 100)), Parameter("after", AnyText()), *parameters))
 
 
 def page(rows, keys, values=None, *, limit=50, after=None, descending=False, beginning=None):
@@ -87,10 +87,17 @@ def parameters(values, start, limit):
 
 
 def fetch(rows, values):
-    if len(rows.column_descriptions) == 1:
+    if of_models(rows):
         return db.session.scalars(rows, values).all()
     with at_once() as connection:
-        return [dict(row) for row in connection.execute(rows, values).mappings()]
+        found = connection.execute(rows, values)
+        names = tuple(found.keys())
+        return [dict(zip(names, row, strict=True)) for row in found.all()]
+
+
+@lru_cache(maxsize=128)
+def of_models(rows):
+    return len(rows.column_descriptions) == 1
 
 
 def key_values(row, keys):

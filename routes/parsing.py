@@ -80,7 +80,7 @@ class Field(reqparse.Argument):
 
 
 class Parameter(Field):
-    """A parameter of the query string, always text there. Never required, and not there for whom it is not `heeded`."""
+    """A parameter of the query string: always a text, never required. Where it is not `heeded` it is not even read."""
 
     def __init__(self, name, type, *, dest=None, heeded=lambda: True):
         super().__init__(name, type, dest=dest)
@@ -90,19 +90,12 @@ class Parameter(Field):
         return request.args if self.heeded() else {}
 
 
-def body(*fields):
-    return _parser(fields)
-
-
-def query(*parameters):
-    return _parser(parameters)
-
-
-def _parser(arguments):
-    parser = reqparse.RequestParser(argument_class=Field, bundle_errors=True)
+def parser(*arguments):
+    """A parser of the body with these Fields, or of the query string with these Parameters."""
+    found = reqparse.RequestParser(argument_class=Field, bundle_errors=True)
     for argument in arguments:
-        parser.add_argument(argument)
-    return parser
+        found.add_argument(argument)
+    return found
 
 
 def changes(parser):
@@ -143,13 +136,13 @@ def reads(parser):
     return decorate
 
 
-# Types. Each is a callable that returns the value or raises ValueError, and knows its JSON Schema for the documents.
+# Each of the types is a callable that returns the value or raises ValueError, and knows its JSON Schema.
 
 INKED = r"^[^\x00]*\S[^\x00]*$"  # something that is not blank, and no NUL
 
 
 class AnyText:
-    """Any text, trimmed by nobody: what is compared and not stored."""
+    """Any text, not trimmed: for what is compared and not stored."""
 
     schema = {"type": "string"}
 
@@ -213,6 +206,9 @@ class Integer:
         if not self.least <= value <= self.most:
             raise ValueError(f"Must be between {self.least} and {self.most}")
         return value
+
+
+ID = Integer(1, 2**31 - 1)
 
 
 class Digits(Integer):

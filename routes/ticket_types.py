@@ -6,9 +6,9 @@ from models import BelowSold, Event, HasOrders, TicketType, db
 from routes.access import roles
 from routes.answers import answers
 from routes.examples import TICKET_TYPE
-from routes.parsing import Field, Integer, Text, Time, body, changes, takes
+from routes.parsing import Field, Integer, Text, Time, changes, parser, takes
 
-new_ticket_type = body(
+new_ticket_type = parser(
     Field("name", Text(100), required=True),
     Field("price", Integer(0, 1_000_000_000), required=True),
     Field("quantity", Integer(0, 2_000_000_000), required=True),

@@ -11,9 +11,9 @@ from routes.answers import answers
 from routes.examples import CREDENTIALS, TOKEN, USER
 from routes.limits import failed_logins, sign_ups
 from routes.paging import page, paged, stream
-from routes.parsing import AnyText, Choice, Email, Field, Flag, Password, Text, body, takes
+from routes.parsing import AnyText, Choice, Email, Field, Flag, Password, Text, parser, takes
 
-signup_parser = body(
+signup_parser = parser(
     Field("name", Text(100), required=True, missing="User name is required"),
     Field("email", Email(), required=True, missing="Email address is required"),
     Field("password", Password(), required=True, missing="Password is required"),
@@ -37,7 +37,7 @@ class UserSignup(Resource):
         return {"message": "User created successfully"}, 201
 
 
-login_parser = body(
+login_parser = parser(
     Field("email", AnyText(), required=True, missing="Email address is required"),
     Field("password", AnyText(), required=True, missing="Password is required"),
 )
@@ -102,7 +102,7 @@ class UserResource(Resource):
         return page(USERS, (User.id,), **args) if args else stream(USERS, (User.id,))
 
 
-profile_changes = body(
+profile_changes = parser(
     Field("name", Text(100)),
     Field("email", Email()),
     Field("password", Password()),
@@ -129,7 +129,7 @@ class MeResource(Resource):
         return user.to_dict()
 
 
-appointment = body(Field("role", Choice(*ROLES)), Field("active", Flag()))
+appointment = parser(Field("role", Choice(*ROLES)), Field("active", Flag()))
 
 
 class AppointmentResource(Resource):
