@@ -659,7 +659,7 @@ class Event(db.Model, Timestamps, Serializable):
 
         `q` finds each of its words anywhere in name, venue or description; in it `%` and `_` are plain text.
         """
-        words = [re.sub("([/%_])", r"/\1", word) for word in q.split()]
+        words = [re.sub("([/%_])", r"/\1", word) for word in dict.fromkeys(q.split())]
         values = {"status": status, **filters, **{f"word_{number}": word for number, word in enumerate(words)}}
         return cls.listing(frozenset(filters), len(words)), values, cls.beginning("starts_from" in filters)
 
@@ -819,11 +819,10 @@ class TicketType(db.Model, Serializable):
 
         Rows are taken in the order of ids, and orders before them: no deadlock.
         """
-        savepoint = db.session.begin_nested()
+        connection = db.session.connection()
+        savepoint = connection.begin_nested()
         for id, quantity in sorted(wanted.items()):
-            free = cls.quantity - cls.sold - cls.held >= quantity
-            places = update(cls).where(cls.id == id, free).values({counter: getattr(cls, counter) + quantity})
-            if not db.session.execute(places, execution_options=UNSYNCHRONIZED).rowcount:
+            if not connection.execute(TAKE[counter], {"type": id, "places": quantity}).rowcount:
                 savepoint.rollback()
                 return id
         savepoint.commit()
@@ -1005,11 +1004,12 @@ class Order(db.Model, Timestamps, Serializable):
         offers = cls.offers(wanted)
         total = sum(offer.price * wanted[offer.ticket_type_id] for offer in offers)
         values = cls.terms(buyer) | {"event_id": offers[0].event_id, "total": total}
-        placed = db.session.execute(PLACE if total else PLACE_FREE, values).one_or_none()
+        connection = db.session.connection()
+        placed = connection.execute(PLACE if total else PLACE_FREE, values).one_or_none()
         if placed is None:
             raise TooManyPending(max_pending_orders=values["max_pending"])
         order = cls.as_placed(placed, offers, wanted)
-        db.session.execute(insert(OrderItem), [{"order_id": placed.id, **item} for item in order["items"]])
+        connection.execute(insert(OrderItem.__table__), [{"order_id": placed.id, **item} for item in order["items"]])
         TicketType.reserve(offers[0].event_id, wanted, "held" if total else "sold")
         if total:
             return order
@@ -1056,7 +1056,7 @@ class Order(db.Model, Timestamps, Serializable):
     @classmethod
     def offers(cls, wanted):
         """What is on sale of the `wanted` ticket types, by id, or the refusal. It is made no draft meanwhile."""
-        offers = db.session.execute(OFFERS, {"ids": list(wanted)}).all()
+        offers = db.session.connection().execute(OFFERS, {"ids": list(wanted)}).all()
         if len(offers) < len(wanted) or any(offer.status == "draft" for offer in offers):
             raise Missing
         if len({offer.event_id for offer in offers}) > 1:
@@ -1118,17 +1118,15 @@ class Order(db.Model, Timestamps, Serializable):
 
         What was taken is never forgotten: where there is nothing to pay for any more, the payment is due for refund.
         """
-        if reference is None:
-            if Payment.needs_reference(method):
-                raise Invalid(reference="This field is required")
-            reference = self.code
+        if reference is None and Payment.needs_reference(method):
+            raise Invalid(reference="This field is required")
+        reference = reference or self.code
         self.lock()
-        known = select(Payment).where(Payment.method == method, Payment.reference == reference)
-        payment = db.session.scalar(known)
-        if payment is not None:
-            if (payment.order_id, payment.amount) != (self.id, amount):
+        known = Payment.known(method, reference)
+        if known is not None:
+            if (known.order_id, known.amount) != (self.id, amount):
                 raise ReferenceUsed
-            return payment, False
+            return known, False
         if amount != self.total:
             raise AmountMismatch(total=self.total)
         payment = Payment(method=method, reference=reference, amount=amount, status="refund_due")
@@ -1231,6 +1229,10 @@ class Payment(db.Model, Serializable):
     @staticmethod
     def needs_reference(method):
         return method in PAYMENT_METHODS and method != "cash"
+
+    @classmethod
+    def known(cls, method, reference):
+        return db.session.scalar(select(cls).where(cls.method == method, cls.reference == reference))
 
     @classmethod
     def of_order(cls, code, id):
@@ -1428,6 +1430,15 @@ OFFERS = (
     .order_by(TicketType.id)
     .with_for_update(read=True, key_share=True, of=Event)
 )
+
+PLACES = TicketType.__table__.c
+FREE_PLACES = PLACES.quantity - PLACES.sold - PLACES.held >= bindparam("places")
+TAKE = {
+    counter: update(TicketType.__table__)
+    .where(PLACES.id == bindparam("type"), FREE_PLACES)
+    .values({counter: PLACES[counter] + bindparam("places")})
+    for counter in ("held", "sold")
+}
 
 # A buyer's pending orders, and the number of the next, counted where nobody comes between: his row is locked, or the
 # number is taken.

@@ -24,7 +24,8 @@ def idempotent(view):
         key = request.headers.get("Idempotency-Key")
         if key is None:
             answer = view(*args, **kwargs)
-            db.session.commit()
+            if db.session.registry.has():  # what was placed at once needed no session
+                db.session.commit()
             return answer
         if not re.fullmatch(KEY, key.strip()):
             raise Invalid(**{"Idempotency-Key": "Must have 1 to 255 characters, all of them of ASCII"})

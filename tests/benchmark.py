@@ -411,7 +411,7 @@ def bare_orders(database, seconds):
 
 BARE_ORDER = """
 INSERT INTO orders (code, user_id, number, event_id, status, total, currency, expires_at)
-VALUES (?, 2, abs(random()) % 2000000000, 1, 'pending', 1000, 'USD', datetime('now', '+900 seconds'))
+VALUES (?, 2, abs(random()), 1, 'pending', 1000, 'USD', datetime('now', '+900 seconds'))
 """
 BARE_ITEM = """
 INSERT INTO order_items (order_id, ticket_type_id, name, quantity, unit_price) VALUES (?, 1, 'Regular', 1, 1000)
