@@ -300,6 +300,18 @@ class TestLatePaymentAgainstNextBuyer:
             assert answers["pay"].status_code == 201 and sum(house.counters(id)) == 1
         house.agrees()
 
+    def test_wait_in_no_circle(self, house):
+        """One place is free, one lapsed: who finds the free one gone wants the lapsed order, which is being paid."""
+        for head_start in rounds():
+            id = house.ticket_type(2)
+            order = house.placed(id)
+            house.lapse(order)
+            keys = [{"Idempotency-Key": token_hex(8)} for _ in range(4)]  # with one, an order is placed in steps
+            buyers = [partial(house.order, house.person(), (id, 1), **key) for key in keys]
+            answers = house.at_once(*buyers, partial(house.pay, order), head_start=head_start)
+            assert sum(answer.ok for answer in answers[:-1]) + (house.look(order)[0] == "paid") == 2
+        house.agrees()
+
     def test_one_of_two_late_payments_has_the_last_place(self, house):
         for _ in range(ROUNDS):
             id = house.ticket_type(1)

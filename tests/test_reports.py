@@ -158,6 +158,16 @@ class TestAttendeesGet:
         response = client.get(f"/events/{event_id}/attendees", headers={"Accept": accept})
         assert (response.status_code, response.get_json()) == (401, {"message": "Missing token"})
 
+    def test_needs_one_connection_of_each_pool(self, app, staff, event_id):
+        made_of = ("SQLALCHEMY_ENGINE_OPTIONS", "SQLALCHEMY_BINDS")
+        config = {name: value for name, value in app.config.items() if name not in made_of}
+        small = create_app({**config, "DB_POOL_SIZE": 1})
+        path = f"/events/{event_id}/attendees"
+        assert small.test_client().get(path, headers=staff.headers).status_code == 200
+        with small.app_context():
+            for engine in db.engines.values():
+                engine.dispose()
+
 
 class TestAttendeesCSVGet:
     def test_has_the_names_as_its_header(self, attendees_csv, event_id):
