@@ -25,7 +25,7 @@ from werkzeug.exceptions import (
 )
 
 from models import ROLES, KeyReused, Outdated, db
-from routes.access import public
+from routes.access import is_admin, public
 from routes.answers import answers, conditional
 from routes.errors import too_many_requests
 from routes.examples import PATH, SEASON
@@ -140,9 +140,14 @@ def parameters(rule, view):
         {"name": name, "in": "path", "required": True, "schema": converters[converter].schema, "example": PATH[name]}
         for converter, name in re.findall(r"<(\w+):(\w+)>", rule.rule)
     ]
-    found += [{"name": it.name, "in": "query", "schema": it.type.schema} for it in arguments(view, "query")]
+    found += [query_parameter(it) for it in arguments(view, "query")]
     found += [{"name": name, "in": "header", "schema": schema} for name, schema in request_headers(view).items()]
     return found
+
+
+def query_parameter(it):
+    about = {"description": "For admins; from others it is ignored."} if it.heeded is is_admin else {}
+    return {"name": it.name, "in": "query", "schema": it.type.schema} | about
 
 
 def arguments(view, kind):
