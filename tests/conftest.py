@@ -34,6 +34,12 @@ PASSWORD = "correct horse"
 CONFIG = {"BCRYPT_LOG_ROUNDS": 4, "RATELIMIT_ENABLED": False}
 
 
+def dispose():
+    """Close the connections of the application whose context is open."""
+    for engine in db.engines.values():
+        engine.dispose()
+
+
 def pytest_report_header(config):
     return f"databases: SQLite{' and PostgreSQL' if POSTGRESQL else ' (set TEST_DATABASE_URL for PostgreSQL)'}"
 
@@ -73,7 +79,7 @@ def session_app(make_database):
         db.create_all()
     yield app
     with app.app_context():
-        db.engine.dispose()
+        dispose()
 
 
 @pytest.fixture
@@ -220,7 +226,7 @@ def migrated(make_database):
         upgrade()
     yield app
     with app.app_context():
-        db.engine.dispose()
+        dispose()
 
 
 @pytest.fixture

@@ -22,7 +22,7 @@ from app import create_app, database_url, secret_fault, settings
 from models import User, db
 from routes.users import LoginResource, UserResource, UserSignup
 
-from .conftest import CONFIG, ROOT
+from .conftest import CONFIG, ROOT, dispose
 
 VARIABLES = re.findall(
     r"[A-Z_]{4,}",
@@ -149,7 +149,7 @@ class TestDatabase:
             pragmas = ("journal_mode", "foreign_keys", "busy_timeout", "synchronous")
             found = [db.session.scalar(db.text(f"PRAGMA {pragma}")) for pragma in pragmas]
             db.session.remove()
-            db.engine.dispose()
+            dispose()
         assert found == ["wal", 1, 30_000, 2]
 
     def test_in_memory_works(self):
@@ -160,7 +160,7 @@ class TestDatabase:
             assert app.test_client().post("/sign-up", json=body).status_code == 201
             assert db.session.scalars(db.select(User.email)).all() == ["ann@example.com"]
             db.session.remove()
-            db.engine.dispose()
+            dispose()
 
     def test_names_of_the_documentation_hold(self, app):
         views = {rule.rule: app.view_functions[rule.endpoint].view_class for rule in app.url_map.iter_rules()}

@@ -8,7 +8,7 @@ from sqlalchemy import func, inspect, select, text
 
 from app import create_app
 from models import Category, Event, Order, OrderItem, Payment, Ticket, TicketType, User, check_inventory, db
-from tests.conftest import CONFIG
+from tests.conftest import CONFIG, dispose
 
 PASSWORD = "correct horse"
 
@@ -31,7 +31,7 @@ def season(make_database):
     app.output = fill(app, "--password", PASSWORD).output
     yield app
     with app.app_context():
-        db.engine.dispose()
+        dispose()
 
 
 @pytest.fixture
@@ -181,7 +181,7 @@ class TestDemo:
         assert result.exit_code == 1 and "flask db upgrade" in result.output
         with app.app_context():
             assert inspect(db.engine).get_table_names() == []
-            db.engine.dispose()
+            dispose()
 
     def test_one_that_fails_half_way_leaves_nothing(self, app, context):
         app.config["CURRENCY"] = None  # no order can be written
@@ -208,7 +208,7 @@ class TestDemo:
             fill(app)
             latest = db.session.scalar(select(func.max(Order.created_at)))
             db.session.remove()
-            db.engine.dispose()
+            dispose()
         assert abs(datetime.now(UTC) - latest) < timedelta(hours=1)
 
     def test_a_seed_gives_the_same_season_with_other_codes(self, app, migrated):

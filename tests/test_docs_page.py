@@ -16,7 +16,7 @@ from selenium.webdriver.support.ui import WebDriverWait
 
 from app import create_app
 from models import Category, Event, TicketType, User, db
-from tests.conftest import CONFIG, PASSWORD, servers
+from tests.conftest import CONFIG, PASSWORD, dispose, servers
 
 CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
 FLAGS = ("headless", "no-sandbox", "disable-gpu", "no-first-run", "disable-sync")
@@ -64,7 +64,7 @@ def api(make_database, front_end):
             db.session.flush()
             TicketType.create(event, name="Regular", price=2500, quantity=10)
         db.session.commit()
-        db.engine.dispose()
+        dispose()
     with servers() as start_server:
         limited = {"RATELIMIT_ENABLED": "true", "WEB_CONCURRENCY": "1"}
         yield start_server(url, CORS_ORIGINS=front_end.origin, **limited).address

@@ -15,7 +15,7 @@ from flask_migrate import upgrade
 from app import create_app
 from models import Category, Event, Order, Ticket, TicketType, User, db
 
-from .conftest import CONFIG, servers
+from .conftest import CONFIG, dispose, servers
 
 ROUNDS = int(os.environ.get("RACE_ROUNDS", 15))
 AT_ONCE = 4
@@ -57,7 +57,7 @@ def door(make_database):
 
         yield SimpleNamespace(app=app, race=race, admin=admin.id, category=category.id)
     with app.app_context():
-        db.engine.dispose()
+        dispose()
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from sqlalchemy.exc import DBAPIError, IntegrityError
 from app import create_app
 from models import Category, EmailTaken, Event, User, at_once, bcrypt, db, refusing
 
-from .conftest import CONFIG, NO_POSTGRESQL, PASSWORD
+from .conftest import CONFIG, NO_POSTGRESQL, PASSWORD, dispose
 
 
 def message(response):
@@ -155,7 +155,7 @@ class TestConnections:
         with small.app_context():
             with db.engine.connect():
                 response = small.test_client().get("/events")
-            db.engine.dispose()
+            dispose()
         assert (message(response)[0], response.headers["Retry-After"]) == (503, "1")
 
     @pytest.mark.parametrize("backend", [pytest.param("postgresql", marks=NO_POSTGRESQL)], indirect=True)

@@ -11,7 +11,7 @@ import requests
 from app import create_app
 from models import User, bcrypt, db
 
-from .conftest import CONFIG, PASSWORD
+from .conftest import CONFIG, PASSWORD, dispose
 
 REDIS = os.environ.get("TEST_REDIS_URL")
 NO_REDIS = pytest.mark.skipif(not REDIS, reason="TEST_REDIS_URL is not set: limits are not tested on Redis")
@@ -35,8 +35,7 @@ def make_client(app):
     yield make
     for limited in made:
         with limited.app_context():
-            for engine in db.engines.values():
-                engine.dispose()
+            dispose()
 
 
 @pytest.fixture(params=["memory://", pytest.param(REDIS, marks=NO_REDIS)])

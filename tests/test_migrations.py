@@ -10,7 +10,7 @@ from sqlalchemy import inspect, text
 from app import create_app
 from models import db
 
-from .conftest import CONFIG, ROOT
+from .conftest import CONFIG, ROOT, dispose
 
 DATA = {
     "0001": """
@@ -43,7 +43,7 @@ def empty(make_database):
     with app.app_context():
         yield app
         db.session.remove()
-        db.engine.dispose()
+        dispose()
 
 
 def counts():
@@ -103,4 +103,4 @@ class TestMigrations:
         with models.app_context():
             db.create_all()
             assert schema() == migrated
-            db.engine.dispose()
+            dispose()

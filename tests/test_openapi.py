@@ -12,7 +12,7 @@ from openapi_spec_validator import OpenAPIV31SpecValidator
 from app import create_app
 from models import Category, Refused, TicketType, db
 from routes.limits import limiter
-from tests.conftest import CONFIG
+from tests.conftest import CONFIG, dispose
 
 APP = create_app(CONFIG)
 DOCUMENT = APP.test_client().get("/openapi.json").get_json()
@@ -71,7 +71,7 @@ def limited_client(app):
     limiter.reset()
     yield limited.test_client()
     with limited.app_context():
-        db.engine.dispose()
+        dispose()
 
 
 def operations(condition):

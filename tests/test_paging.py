@@ -13,7 +13,7 @@ from sqlalchemy.schema import CreateTable
 from app import create_app
 from models import Category, EndedLogin, Event, User, db, now
 
-from .conftest import CONFIG, PASSWORD
+from .conftest import CONFIG, PASSWORD, dispose
 
 LISTS = ["/categories", "/events", "/users", "/orders", "/orders?user={buyer}", "/tickets", "/events/{event}/attendees"]
 START = datetime(2050, 1, 1, 20, tzinfo=UTC)
@@ -216,8 +216,7 @@ def full(make_database):
         db.session.commit()
     yield app
     with app.app_context():
-        for engine in db.engines.values():
-            engine.dispose()
+        dispose()
     Path(file).unlink(missing_ok=True)
 
 

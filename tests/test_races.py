@@ -38,7 +38,7 @@ from models import (
     now,
 )
 
-from .conftest import CONFIG, servers
+from .conftest import CONFIG, dispose, servers
 
 ROUNDS = int(os.environ.get("RACE_ROUNDS", 12))
 KILLS = max(3, ROUNDS // 3)
@@ -174,7 +174,7 @@ def house_on(url):
             yield house
     finally:
         with house.app.app_context():
-            db.engine.dispose()
+            dispose()
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,7 @@ from app import app as application
 from app import create_app, settings
 from models import ROLES, Order, Payment, Ticket, db
 
-from .conftest import CONFIG, servers
+from .conftest import CONFIG, dispose, servers
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -62,7 +62,7 @@ def evenings(make_database, tmp_path_factory):
         commands = blocks("An evening in curl").replace("http://localhost:${PORT:-5000}", start(url).address)
         yield SimpleNamespace(first=paste(commands), second=paste(commands), app=app, folder=folder)
     with app.app_context():
-        db.engine.dispose()
+        dispose()
 
 
 class TestEvening:

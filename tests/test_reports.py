@@ -18,6 +18,8 @@ from sqlalchemy import text
 from app import create_app
 from models import Category, Event, Order, TicketType, User, db
 
+from .conftest import dispose
+
 COLUMNS = ["code", "status", "holder", "email", "ticket_type", "order", "checked_in_at"]
 CROWD = 100_000
 BUYERS, ORDERS_EACH, PLACES = 4, 12, 40
@@ -96,7 +98,7 @@ def crowd(make_database):
     headers = {**bearer(app, admin), "Accept": "text/csv"}
     yield SimpleNamespace(app=app, path=f"/events/{event.id}/attendees", headers=headers)
     with app.app_context():
-        db.engine.dispose()
+        dispose()
 
 
 class TestAttendeesGet:
@@ -165,8 +167,7 @@ class TestAttendeesGet:
         path = f"/events/{event_id}/attendees"
         assert small.test_client().get(path, headers=staff.headers).status_code == 200
         with small.app_context():
-            for engine in db.engines.values():
-                engine.dispose()
+            dispose()
 
 
 class TestAttendeesCSVGet:
