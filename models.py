@@ -984,9 +984,8 @@ class Order(db.Model, Timestamps, Serializable):
         """
         if len(wanted) > 1 or db.engine.dialect.name != "postgresql" or "at_once" not in db.engines:
             return None
-        if (
-            db.session.registry.has()
-        ):  # a transaction is under way, as with an Idempotency-Key: it is to be part of that
+        # Where a transaction is under way, as with an Idempotency-Key, the order is to be part of that.
+        if db.session.registry.has():
             return None
         [(ticket_type_id, quantity)] = wanted.items()
         values = cls.terms(buyer) | {"ticket_type_id": ticket_type_id, "quantity": min(quantity, 2**31 - 1)}

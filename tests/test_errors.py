@@ -168,6 +168,24 @@ class TestConnections:
         time.sleep(1.1)
         assert client.get("/me", headers=admin.headers).status_code == 200
 
+    @pytest.mark.parametrize("backend", [pytest.param("postgresql", marks=NO_POSTGRESQL)], indirect=True)
+    def test_answer_in_utc_wherever_the_database_is(self, app, buyer, make_ticket_type, place):
+        def alter(change):
+            with app.app_context():
+                db.session.execute(db.text(f"ALTER DATABASE {db.engine.url.database} {change}"))
+                db.session.commit()
+                dispose()
+
+        alter("SET timezone = 'Europe/Berlin'")
+        created = place(buyer, make_ticket_type()).get_json()["created_at"]
+        alter("RESET timezone")
+        assert created.endswith("Z")
+
+    @pytest.mark.parametrize("backend", [pytest.param("postgresql", marks=NO_POSTGRESQL)], indirect=True)
+    def test_of_single_statements_keep_no_plan_that_reads_a_whole_table(self, context):
+        with at_once() as connection:
+            assert connection.scalar(db.text("SHOW enable_seqscan")) == "off"
+
     @pytest.mark.parametrize("connect", [lambda: db.engine.connect(), at_once])
     def test_parameters_are_in_no_error(self, context, connect):
         with connect() as connection, pytest.raises(DBAPIError) as error:
