@@ -2,6 +2,10 @@
 
 from alembic import context
 from flask import current_app
+from sqlalchemy.exc import DBAPIError
+
+from routes.http.faults import told_in_a_sentence
+from routes.setup.fitness import UNSTAMPED, has_tables_without_version, refuse_other_encoding
 
 database = current_app.extensions["migrate"].db
 
@@ -12,7 +16,10 @@ def leave_out_empty(context, revision, directives):
 
 
 def run():
-    with database.engine.connect() as connection:
+    with told_in_a_sentence(), database.engine.connect() as connection:
+        refuse_other_encoding(connection)
+        unstamped = has_tables_without_version(connection)
+        connection.rollback()  # in a transaction, the next line would do nothing
         # SQLite rebuilds a table to change it, and with foreign keys on, dropping the old one deletes its children.
         if connection.dialect.name == "sqlite":
             connection.exec_driver_sql("PRAGMA foreign_keys=OFF")
@@ -23,8 +30,13 @@ def run():
             render_as_batch=True,
             process_revision_directives=leave_out_empty,
         )
-        with context.begin_transaction():
-            context.run_migrations()
+        try:
+            with context.begin_transaction():
+                context.run_migrations()
+        except DBAPIError:
+            if unstamped:  # the first step makes what is there
+                raise SystemExit(UNSTAMPED) from None
+            raise
         if connection.dialect.name == "sqlite":
             connection.exec_driver_sql("PRAGMA foreign_keys=ON")
 

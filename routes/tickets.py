@@ -3,86 +3,113 @@
 import io
 
 import segno
-from flask import current_app, request
+from flask import Response, current_app, request
 from flask_jwt_extended import current_user
 from flask_restful import Resource
 from werkzeug.exceptions import NotFound
 
-from models import AlreadyCheckedIn, EventCanceled, NotCheckedIn, Ticket, TicketVoid, WrongEvent, db
-from routes.access import public, roles, signed_in
-from routes.answers import answers
-from routes.examples import EVENT, STARTS, USED, VALID
-from routes.paging import page, paged
-from routes.parsing import ID, Field, parser, takes
+from models import AlreadyCheckedIn, Event, EventCanceled, NotCheckedIn, Ticket, TicketUsed, TicketVoid, WrongEvent, db
+from routes.docs import examples
+from routes.docs.answers import answers
+from routes.http.access import named_event, public, roles, signed_in
+from routes.http.paging import page, paged
+from routes.http.parsing import ID, Choice, Field, Parameter, Text, closed_parser, parser, takes
+from routes.http.views import JSON, Args, Page
+from routes.outside.pages import POLICY, ticket_page
+from routes.selling.door import check_in, rename, shown, undo_check_in
+from routes.selling.orders import ticket_exists, ticket_for, ticket_list, ticket_of, ticket_to_rename, upcoming_tickets
 
-
-def ticket_for(user, code):
-    """The ticket, if the user may see it; else it is not there."""
-    ticket = Ticket.by_code(code)
-    if ticket is None or not ticket.order.visible_to(user):
-        raise NotFound
-    return ticket
+new_name = parser(Field("attendee_name", Text(100), nullable=True))
+OUTSIDE, INSIDE = shown(examples.VALID), shown(examples.USED)
+NO_NEW_NAME = TicketUsed(**INSIDE), TicketVoid(since=examples.STARTS, **OUTSIDE)
 
 
 class TicketList(Resource):
     @signed_in
-    @answers(200, [VALID])
-    @paged()
-    def get(self, args):
-        """List one's own tickets, newest first."""
-        return page(Ticket.of_user(), (Ticket.id,), {"user_id": current_user.id}, descending=True, **args)
+    @answers(200, [examples.VALID])
+    @paged(Parameter("upcoming", Choice("true")))
+    def get(self, args: Args) -> Page:
+        """List one's own tickets, newest first; or the good ones for what is not over, in the order of its start."""
+        own = {"user_id": current_user.id}
+        if args.pop("upcoming", None):
+            return page(upcoming_tickets(), (Event.starts_at, Ticket.id), own, **args)
+        return page(ticket_list(), (Ticket.id,), own, descending=True, **args)
 
 
-class TicketItem(Resource):
+class TicketDetail(Resource):
     @signed_in
-    @answers(200, VALID)
-    def get(self, code):
+    @answers(200, examples.VALID)
+    def get(self, code: str) -> JSON:
         """Get a ticket."""
         return ticket_for(current_user, code).to_dict()
+
+    @signed_in
+    @answers(200, examples.VALID, refuses=NO_NEW_NAME, sends={"attendee_name": examples.USER.name})
+    @takes(new_name)
+    def patch(self, args: Args, code: str) -> JSON:
+        """Say who comes with the ticket. `null` is its owner; once somebody is in, it stays. The code is the same."""
+        ticket = ticket_to_rename(current_user, code)
+        if args:
+            rename(ticket, **args)
+            db.session.commit()
+        return ticket.to_dict()
 
 
 class TicketQR(Resource):
     @public
     @answers(200, media={"image/svg+xml": "<svg>...</svg>", "image/png": "..."})
-    def get(self, code):
-        """Get the QR code of the ticket's code, as a picture of the kind that `Accept` names."""
-        if Ticket.by_code(code) is None:
+    def get(self, code: str) -> Response:
+        """Get the QR code of the ticket's code; a picture of the kind that `Accept` names."""
+        if not ticket_exists(code):
             raise NotFound
         kinds = {"image/svg+xml": "svg", "image/png": "png"}
-        mimetype = request.accept_mimetypes.best_match(kinds, default="image/svg+xml")
+        mimetype = request.accept_mimetypes.best_match(kinds, "image/svg+xml")
         image = io.BytesIO()
         # White behind it, or on a dark page nobody could scan the transparent SVG.
         segno.make(code, micro=False).save(image, kind=kinds[mimetype], scale=8, light="#fff")
         response = current_app.response_class(image.getvalue(), mimetype=mimetype)
         response.vary.add("Accept")
+        response.headers["Cache-Control"] = "private, max-age=31536000, immutable"
         return response
 
 
-entrance = parser(Field("event_id", ID))
+class TicketPage(Resource):
+    @public
+    @answers(200, media={"text/html": "<!doctype html>..."})
+    def get(self, code: str) -> Response:
+        """Get the ticket as a page, to show and to print. It has the local time, and the QR code while it is good."""
+        page = ticket_page(ticket_of(code))
+        return current_app.response_class(page, mimetype="text/html", headers={"Content-Security-Policy": POLICY})
+
+
+entrance = closed_parser(Field("event_id", ID))
 NO_ENTRY = (
-    WrongEvent(event={"id": 2, "name": "Autumn Fair"}),
-    TicketVoid(since=STARTS),
-    AlreadyCheckedIn(checked_in_at=STARTS),
-    EventCanceled(since=STARTS),
+    WrongEvent(event={"id": 2, "name": "Autumn Fair"}, **OUTSIDE),
+    TicketVoid(since=examples.STARTS, **OUTSIDE),
+    AlreadyCheckedIn(**INSIDE),
+    EventCanceled(since=examples.STARTS, **OUTSIDE),
 )
+NOT_INSIDE = NotCheckedIn(status="valid", **OUTSIDE)
 
 
-class CheckIn(Resource):
-    @roles("staff", "admin")
-    @answers(200, {"message": "Welcome", "ticket": USED}, refuses=NO_ENTRY, sends={"event_id": EVENT.id})
+class TicketCheckIn(Resource):
+    @roles("staff", "admin", "door", "manager", elsewhere=named_event)
+    @answers(
+        200, {"message": "Welcome", "ticket": examples.USED}, refuses=NO_ENTRY, sends={"event_id": examples.EVENT.id}
+    )
     @takes(entrance, optional=True)
-    def post(self, args, code):
+    def post(self, args: Args, code: str) -> JSON:
         """Let one person in, once; at the door of the event `event_id`, if it is given."""
-        ticket = ticket_for(current_user, code)
-        ticket.check_in(**args)
+        ticket = ticket_for(current_user, code, event_id=args.get("event_id"))
+        check_in(ticket, to=current_user, **args)
         db.session.commit()
         return {"message": "Welcome", "ticket": ticket.to_dict()}
 
-    @roles("staff", "admin")
-    @answers(200, {"message": "Check-in undone", "ticket": VALID}, refuses=[NotCheckedIn(status="valid")])
-    def delete(self, code):
+    @roles("staff", "admin", "door", "manager")
+    @answers(200, {"message": "Check-in undone", "ticket": examples.VALID}, refuses=[NOT_INSIDE])
+    def delete(self, code: str) -> JSON:
         """Undo a check-in that was a mistake."""
         ticket = ticket_for(current_user, code)
-        ticket.undo_check_in()
+        undo_check_in(ticket)
         db.session.commit()
         return {"message": "Check-in undone", "ticket": ticket.to_dict()}

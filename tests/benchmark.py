@@ -60,8 +60,8 @@ FROM generate_series(1, 2 * :events) g
 ATTENDEES = """
 INSERT INTO orders (code, user_id, number, event_id, status, total, currency, expires_at)
 SELECT 'O' || g, 1 + g % :users, 1000000 + g, 1, 'paid', 1000, 'USD', now() FROM generate_series(1, :attendees) g;
-INSERT INTO tickets (code, order_id, event_id, ticket_type_id, status)
-SELECT 'T' || id, id, 1, 1, 'valid' FROM orders WHERE code LIKE 'O%'
+INSERT INTO tickets (code, order_id, event_id, user_id, ticket_type_id, status)
+SELECT 'T' || id, id, 1, user_id, 1, 'valid' FROM orders WHERE code LIKE 'O%'
 """
 LOAD = """
 local tokens, counter, next_thread = {}, 0, 0

@@ -1,7 +1,8 @@
-"""What schemathesis is told by tests/fuzz.py: ids that are there, and to log in anew before it logs out."""
+"""What schemathesis is told by tests/fuzz.py: ids that are there, and to log in anew for what uses up tokens."""
 
 import json
 import os
+import secrets
 
 import requests
 import schemathesis
@@ -9,6 +10,7 @@ import schemathesis
 API = os.environ["FUZZ_API"]
 LOGIN = json.loads(os.environ["FUZZ_LOGIN"])
 IDS = json.loads(os.environ["FUZZ_IDS"])
+EXAMPLE_PASSWORD = os.environ["FUZZ_EXAMPLE_PASSWORD"]
 
 
 @schemathesis.hook
@@ -17,10 +19,11 @@ def before_load_schema(context, raw_schema):
     for path, methods in raw_schema["paths"].items():
         for operation in methods.values():
             for parameter in operation["parameters"]:
-                if parameter["name"] in IDS.get(path, {}):
+                if parameter.get("name") in IDS.get(path, {}):
                     parameter["schema"] = {"enum": IDS[path][parameter["name"]]}
             body = operation.get("requestBody", {}).get("content", {}).get("application/json", {})
-            give_ids(body.get("schema", {}))
+            if body:
+                give_ids(raw_schema["components"]["schemas"][body["schema"]["$ref"].rpartition("/")[2]])
 
 
 def give_ids(schema):
@@ -30,8 +33,17 @@ def give_ids(schema):
         give_ids(inner.get("items", {}))
 
 
-def log_in():
-    return requests.post(f"{API}/login", json=LOGIN, timeout=30).json()
+def post(path, body):
+    answer = requests.post(f"{API}{path}", json=body, timeout=30)
+    answer.raise_for_status()
+    return answer.json()
+
+
+def log_in_to_delete():
+    """A log-in to an account of its own, whose password is the document's."""
+    account = {"name": "Somebody", "email": f"{secrets.token_hex(8)}@example.com", "password": EXAMPLE_PASSWORD}
+    post("/sign-up", account)
+    return post("/login", account)
 
 
 if LOGIN:
@@ -39,9 +51,12 @@ if LOGIN:
     @schemathesis.auth()
     class Token:
         def get(self, case, context):
-            return log_in()
+            return post("/login", LOGIN)
 
         def set(self, case, login, context):
-            login = log_in() if case.path == "/logout" else login
+            if (case.method.upper(), case.path) == ("DELETE", "/me"):
+                login = log_in_to_delete()
+            elif case.path in ("/logout", "/refresh"):
+                login = post("/login", LOGIN)
             kind = "refresh_token" if case.path == "/refresh" else "access_token"
             case.headers["Authorization"] = f"Bearer {login[kind]}"

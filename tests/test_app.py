@@ -18,18 +18,17 @@ import requests
 from dotenv import dotenv_values
 
 import app as module
-from app import create_app, database_url, secret_fault, settings
+from app import create_app
 from models import User, db
+from routes.setup.engines import database_url
+from routes.setup.settings import secret_fault, settings
 from routes.users import LoginResource, UserResource, UserSignup
 
 from .conftest import CONFIG, ROOT, dispose
 
-VARIABLES = re.findall(
-    r"[A-Z_]{4,}",
-    """JWT_SECRET_KEY DATABASE_URL SQLALCHEMY_ECHO PORT WEB_CONCURRENCY THREADS DB_POOL_SIZE TRUSTED_PROXIES
-JWT_ACCESS_TOKEN_MINUTES JWT_REFRESH_TOKEN_DAYS ORDER_HOLD_SECONDS MAX_PENDING_ORDERS CURRENCY CORS_ORIGINS
-RATELIMIT_ENABLED RATELIMIT_STORAGE_URI BCRYPT_LOG_ROUNDS LOG_LEVEL""",
-)
+VARIABLES = {
+    name for module in ROOT.glob("routes/**/*.py") for name in re.findall(r'\benv_\w+\("(\w+)"', module.read_text())
+}
 
 
 @pytest.fixture
@@ -53,6 +52,8 @@ class TestSettings:
             ("MAX_PENDING_ORDERS", "", "MAX_PENDING_ORDERS", 20),
             ("CURRENCY", "eur", "CURRENCY", "EUR"),
             ("CURRENCY", None, "CURRENCY", "USD"),
+            ("TIME_ZONE", "Europe/Berlin", "TIME_ZONE", "Europe/Berlin"),
+            ("TIME_ZONE", None, "TIME_ZONE", "UTC"),
             ("RATELIMIT_ENABLED", "false", "RATELIMIT_ENABLED", False),
             ("RATELIMIT_ENABLED", None, "RATELIMIT_ENABLED", True),
             ("TRUSTED_PROXIES", "0", "TRUSTED_PROXIES", 0),
@@ -75,6 +76,7 @@ class TestSettings:
             ("TRUSTED_PROXIES", ["-1", "x"]),
             ("BCRYPT_LOG_ROUNDS", ["3", "32"]),
             ("CURRENCY", ["EU", "EURO", "€"]),
+            ("TIME_ZONE", ["Berlin", "europe/berlin", "../etc/passwd"]),
             ("LOG_LEVEL", ["LOUD", "10"]),
             ("DB_POOL_SIZE", ["0"]),
             ("RATELIMIT_STORAGE_URI", ["nonsense", "memcached://x"]),
@@ -101,15 +103,6 @@ class TestSettings:
     @pytest.mark.parametrize("scheme", ["postgres", "postgresql", "postgresql+psycopg2"])
     def test_postgresql_is_written_in_any_way(self, scheme):
         assert database_url(f"{scheme}://me@host/db") == "postgresql+psycopg2://me@host/db"
-
-    def test_test_run_cannot_touch_the_configured_database(self, environ):
-        environ("DATABASE_URL", "sqlite:////srv/production.db")
-        assert "production" not in settings()["SQLALCHEMY_DATABASE_URI"]
-
-    def test_configured_database_is_the_one_outside_of_tests(self, environ, monkeypatch):
-        monkeypatch.delenv("PYTEST_VERSION")
-        environ("DATABASE_URL", "sqlite:////srv/production.db")
-        assert settings()["SQLALCHEMY_DATABASE_URI"] == "sqlite:////srv/production.db"
 
 
 class TestSecret:
@@ -176,7 +169,7 @@ class TestDatabase:
 class TestFiles:
     def test_example_explains_every_variable(self):
         text = (ROOT / ".env.example").read_text()
-        assert set(re.findall(r"^#?([A-Z_]+)=", text, re.MULTILINE)) == set(VARIABLES)
+        assert set(re.findall(r"^#?([A-Z_]+)=", text, re.MULTILINE)) == VARIABLES
         assert len(re.findall(r"^# .+[.:].*\n", text, re.MULTILINE)) > 10
 
     def test_example_holds_no_secret(self):
@@ -186,7 +179,8 @@ class TestFiles:
         before = settings()
         for name, value in re.findall(r"^#([A-Z_]+)=(.*)$", (ROOT / ".env.example").read_text(), re.MULTILINE):
             environ(name, value)
-        assert {**settings(), "SQLALCHEMY_DATABASE_URI": ""} == {**before, "SQLALCHEMY_DATABASE_URI": ""}
+        of_this_machine = {"SQLALCHEMY_DATABASE_URI": "", "BCRYPT_AT_ONCE": 0}
+        assert settings() | of_this_machine == before | of_this_machine
 
     @pytest.mark.parametrize("file", [".env", "instance/tickets.db", "x.db", "x.db-wal", "x.sqlite3"])
     def test_git_ignores_secrets_and_databases(self, file):
@@ -219,9 +213,6 @@ class TestServe:
     def test_old_database_is_refused_with_what_to_do(self, make_database):
         assert "flask db upgrade" in self.refusal(DATABASE_URL=make_database())
 
-    def test_database_that_is_not_there_is_refused(self):
-        assert "DATABASE_URL" in self.refusal(DATABASE_URL="postgresql://nobody@127.0.0.1:1/nothing")
-
     def test_port_that_is_taken_is_refused(self, migrated):
         with socket.create_server(("0.0.0.0", 0)) as other:
             port = str(other.getsockname()[1])
@@ -230,15 +221,17 @@ class TestServe:
     @pytest.mark.parametrize(
         "method, path, status", [("POST", "/orders", 401), ("POST", "/x", 404), ("PUT", "/me", 405)]
     )
+    @pytest.mark.slow
     def test_body_that_nobody_wants_costs_no_connection(self, migrated, start_server, method, path, status):
         address = start_server(migrated.config["SQLALCHEMY_DATABASE_URI"]).address
         connection = HTTPConnection(address.removeprefix("http://"))
         for _ in range(50):
             connection.request(method, path, body=b"x" * 50_000, headers={"Content-Type": "application/json"})
             answer = connection.getresponse()
-            assert (answer.status, list(json.load(answer))) == (status, ["message"])
+            assert (answer.status, "message" in json.load(answer)) == (status, True)
         connection.close()
 
+    @pytest.mark.slow
     def test_term_loses_no_answer(self, migrated, start_server):
         """Eight sign-ups, each a quarter of a second of bcrypt, are under way when the server is told to stop."""
         server = start_server(migrated.config["SQLALCHEMY_DATABASE_URI"], BCRYPT_LOG_ROUNDS="12")

@@ -24,6 +24,16 @@ class TestGetCategories:
         assert all(set(category) == {"id", "name"} for category in made)
 
 
+class TestGetCategory:
+    def test_anyone_finds_it_where_location_says(self, client, make_category):
+        made = make_category()
+        answer = client.get(made.headers["Location"])
+        assert (answer.status_code, answer.get_json()) == (200, made.get_json())
+
+    def test_unknown_one_is_404(self, client):
+        assert client.get("/categories/2147483647").status_code == 404
+
+
 class TestPostCategories:
     def test_makes_it(self, make_category, context):
         answer = make_category("  Theatre & Dance ")
@@ -36,9 +46,10 @@ class TestPostCategories:
 
     @pytest.mark.parametrize(
         "first, second",
-        [("Music", "Music"), ("Music", " mUSIC "), ("Ópera", "óPERA"), ("Straße", "STRASSE"), ("ΟΔΟΣ", "οδος")],
+        [("Music", "Music"), ("Music", " mUSIC "), ("Ópera", "óPERA"), ("Straße", "STRASSE"), ("ΟΔΟΣ", "οδος")]
+        + [("Café", "CAFE\u0301"), ("ᾴ", "Α\u0301\u0345")],
     )
-    def test_name_taken_in_any_case(self, make_category, context, first, second):
+    def test_name_taken_in_any_case_and_spelling(self, make_category, context, first, second):
         make_category(first)
         answer = make_category(second)
         assert (answer.status_code, answer.get_json()["reason"]) == (409, "name_taken")

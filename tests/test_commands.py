@@ -2,9 +2,9 @@
 
 import pytest
 
-from models import User, db
+from models import Mail, User, db
 
-from .conftest import PASSWORD
+from .conftest import PASSWORD, log_in
 
 ADA = {"name": "Ada", "email": "ada@example.com", "password": PASSWORD}
 
@@ -16,10 +16,6 @@ def run(app):
 
 def options(**fields):
     return [part for name, value in fields.items() for part in (f"--{name}", value)]
-
-
-def log_in(client, email, password):
-    return client.post("/login", json={"email": email, "password": password})
 
 
 @pytest.fixture
@@ -72,6 +68,12 @@ class TestSetPassword:
         assert client.get("/me", headers=buyer.headers).status_code == 401
         assert log_in(client, buyer.email, PASSWORD).status_code == 401
         assert log_in(client, buyer.email, "another horse").status_code == 200
+
+    def test_owner_is_told_by_mail(self, app, run, buyer):
+        app.config["SMTP_URL"] = "log:"
+        run(args=["set-password", buyer.email, *options(password="another horse")])
+        with app.app_context():
+            assert db.session.scalars(db.select(Mail.kind)).all() == ["password_changed"]
 
     def test_of_nobody_is_refused(self, run):
         result = run(args=["set-password", "eve@example.com", *options(password=PASSWORD)])

@@ -1,7 +1,6 @@
 """In a real browser: the page of the documents, and a page on another origin that uses the API as a front end would."""
 
 import json
-import shutil
 from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Thread
@@ -9,19 +8,17 @@ from types import SimpleNamespace
 
 import pytest
 from flask_migrate import upgrade
-from selenium import webdriver
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.ui import WebDriverWait
 
 from app import create_app
-from models import Category, Event, TicketType, User, db
-from tests.conftest import CONFIG, PASSWORD, dispose, servers
+from models import User, db
+from routes.selling.catalogue import create_category, create_event, create_ticket_type
 
-CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
-FLAGS = ("headless", "no-sandbox", "disable-gpu", "no-first-run", "disable-sync")
-QUIET = ("disable-background-networking", "disable-component-update")
-pytestmark = pytest.mark.skipif(not (CHROMIUM and DRIVER), reason="there is no chromium with a chromedriver")
+from .conftest import CONFIG, NEEDS_BROWSER, PASSWORD, dispose, servers
+
+pytestmark = [NEEDS_BROWSER, pytest.mark.slow]
 EMAIL = "ada@example.com"
 
 
@@ -57,30 +54,17 @@ def api(make_database, front_end):
     with app.app_context():
         upgrade()
         User.sign_up(name="Ada", email=EMAIL, password=PASSWORD)
-        category = Category.create("Concerts")
+        category = create_category("Concerts")
         for name in ("First", "Second"):
             usual = {"description": "Music", "venue": "Hall", "category_id": category.id, "status": "published"}
-            event = Event.create(name=name, starts_at=start, ends_at=start + timedelta(hours=3), **usual)
+            event = create_event({"name": name, "starts_at": start, "ends_at": start + timedelta(hours=3), **usual})
             db.session.flush()
-            TicketType.create(event, name="Regular", price=2500, quantity=10)
+            create_ticket_type(event.id, {"name": "Regular", "price": 2500, "quantity": 10})
         db.session.commit()
         dispose()
     with servers() as start_server:
         limited = {"RATELIMIT_ENABLED": "true", "WEB_CONCURRENCY": "1"}
         yield start_server(url, CORS_ORIGINS=front_end.origin, **limited).address
-
-
-@pytest.fixture(scope="module")
-def browser():
-    options = webdriver.ChromeOptions()
-    options.binary_location = CHROMIUM
-    for flag in FLAGS + QUIET:
-        options.add_argument(f"--{flag}")
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
-    driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(DRIVER))
-    driver.set_script_timeout(30)
-    yield driver
-    driver.quit()
 
 
 class TestDocsPage:
@@ -90,11 +74,11 @@ class TestDocsPage:
         return DocsPage(browser, f"{api}/docs")
 
     def test_log_in_then_get_me_also_when_the_page_is_loaded_anew(self, page):
-        login = page.try_out("postLoginResource", {"email": EMAIL, "password": PASSWORD})
+        login = page.try_out("logIn", {"email": EMAIL, "password": PASSWORD})
         page.authorize(login["access_token"])
-        assert page.try_out("getMeResource")["email"] == EMAIL
+        assert page.try_out("getMe")["email"] == EMAIL
         page.load()
-        assert page.try_out("getMeResource")["email"] == EMAIL
+        assert page.try_out("getMe")["email"] == EMAIL
 
     def test_nothing_is_loaded_from_elsewhere(self, page, api):
         page.find(".opblock")
@@ -104,7 +88,7 @@ class TestDocsPage:
         assert [url for url in sent if not url.startswith((f"{api}/", "data:"))] == []
 
     def test_policy_of_the_page_is_kept(self, page):
-        page.try_out("getHealthResource")
+        page.try_out("checkHealth")
         assert page.browser.get_log("browser") == []
 
 

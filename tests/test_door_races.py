@@ -13,10 +13,13 @@ from flask_jwt_extended import create_access_token
 from flask_migrate import upgrade
 
 from app import create_app
-from models import Category, Event, Order, Ticket, TicketType, User, db
+from models import Event, Order, Ticket, User, db
+from routes.selling.catalogue import create_category, create_event, create_ticket_type
+from routes.selling.placing import place
 
-from .conftest import CONFIG, dispose, servers
+from .conftest import CONFIG, bearer, dispose, servers
 
+pytestmark = pytest.mark.slow
 ROUNDS = int(os.environ.get("RACE_ROUNDS", 15))
 AT_ONCE = 4
 HEAD_STARTS = [step % 15 * 0.001 for step in range(ROUNDS)]  # which of two calls comes first depends on the machine
@@ -31,7 +34,7 @@ def door(make_database):
         upgrade()
         admin = User.sign_up(name="Somebody", email="admin@example.com", password="correct horse")
         admin.role = "admin"
-        category = Category.create("Concerts")
+        category = create_category("Concerts")
         db.session.commit()
         token = create_access_token(identity=admin)
     with servers() as start, ThreadPoolExecutor(AT_ONCE) as pool:
@@ -39,7 +42,7 @@ def door(make_database):
         addresses = [start(url, WEB_CONCURRENCY="1").address for _ in range(2)]
         clients = [requests.Session() for _ in range(AT_ONCE)]
         for client in clients:
-            client.headers["Authorization"] = f"Bearer {token}"
+            client.headers.update(bearer(token))
 
         def race(*calls, head_start=0):
             """Send the calls at once, or the last one by `head_start` seconds earlier; their answers in order."""
@@ -69,12 +72,14 @@ def sell(door):
         fields = {"name": "Concert", "description": "Music", "venue": "Hall", "status": "published"}
         fields |= {"starts_at": start, "ends_at": start + timedelta(hours=3), "category_id": door.category}
         with door.app.app_context():
-            ticket_type = TicketType.create(Event.create(**fields), name="Regular", price=0, quantity=count)
+            ticket_type = create_ticket_type(
+                create_event(fields).id, {"name": "Regular", "price": 0, "quantity": count, "max_per_buyer": None}
+            )
             db.session.commit()
             for _ in range(count):
-                Order.place(door.admin, [(ticket_type.id, 1)])
+                place(door.admin, [(ticket_type.id, 1)])
                 db.session.commit()
-            rows = db.select(Ticket.code, Ticket.event_id, Order.code.label("order")).join(Ticket.order)
+            rows = db.select(Ticket.code, Ticket.event_id, Order.code.label("order")).join(Ticket.purchase)
             return db.session.execute(rows.where(Ticket.event_id == ticket_type.event_id)).all()
 
     return tickets
@@ -82,6 +87,10 @@ def sell(door):
 
 def check_in(ticket):
     return "POST", f"/tickets/{ticket.code}/check-in"
+
+
+def rename(ticket):
+    return "PATCH", f"/tickets/{ticket.code}", {"attendee_name": "Zoë"}
 
 
 def undo(ticket):
@@ -103,7 +112,7 @@ def reasons(responses):
 
 def stored(door, tickets, *columns):
     """What the database holds of the tickets, their orders and events, in the order of the tickets."""
-    rows = db.select(*columns).join(Ticket.order).join(Ticket.event).order_by(Ticket.id)
+    rows = db.select(*columns).join(Ticket.purchase).join(Ticket.event).order_by(Ticket.id)
     with door.app.app_context():
         return db.session.execute(rows.where(Ticket.code.in_(ticket.code for ticket in tickets))).all()
 
@@ -153,3 +162,15 @@ class TestCheckInAgainstCancellation:
             assert set(reasons(responses)) <= {"done", "event_canceled"}
             entered = stored(door, tickets, Ticket.checked_in_at, Event.canceled_at)
             assert not [row for row in entered if row.checked_in_at and row.checked_in_at > row.canceled_at]
+
+
+class TestRenaming:
+    @pytest.mark.parametrize("rival, reason", [(check_in, "used"), (refund, "void")])
+    def test_comes_first_or_is_refused(self, door, sell, rival, reason):
+        tickets, renamed = sell(ROUNDS), []
+        for ticket, head_start in zip(tickets, HEAD_STARTS, strict=True):
+            done, answer = door.race(rival(ticket), rename(ticket), head_start=head_start)
+            assert done.ok
+            assert answer.json().get("reason", "done") in ("done", reason)
+            renamed.append("Zoë" if answer.ok else None)
+        assert [row.attendee_name for row in stored(door, tickets, Ticket.attendee_name)] == renamed

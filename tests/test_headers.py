@@ -5,11 +5,11 @@ import pytest
 from app import app as application
 from app import create_app
 
-from .conftest import CONFIG
-from .test_access import EXAMPLES, WHO
+from .conftest import CONFIG, PLACEHOLDERS
 
 SPA = "http://localhost:3000"
 EXPOSED = {"link", "location", "retry-after", "etag", "x-request-id", "idempotent-replayed"}
+EXPOSED |= {"date", "www-authenticate", "content-disposition"}
 
 
 def words(header):
@@ -47,11 +47,47 @@ class TestOrigin:
         assert allowed == ["https://a.example", "https://b.example", None, None]
 
     @pytest.mark.parametrize(
-        "listed", ["https://*.b.example", "*.b.example", "b.example", "https://a.example/path", "*,x"]
+        "listed",
+        [
+            *(
+                "*.b.example",
+                "b.example",
+                "https://a.example/path",
+                "*,x",
+                "https://u@a.example",
+                "https://a.example?x",
+            ),
+            *("https://*.example", "https://*", "https://a.*.example", "https://*a.b.example", "https://*.0.0.1"),
+            *("http://[::x]", "http://127.1", "http://0x7f", "http://a.example:0", "http://a.example:65536"),
+            *("null", "file://x", "javascript://x", "htps://a.example", "https://a..b", "https://a b", r"https://a\.b"),
+        ],
     )
-    def test_what_no_browser_sends_is_refused(self, app, listed):
+    def test_what_no_browser_sends_is_refused(self, listed):
         with pytest.raises(SystemExit, match="CORS_ORIGINS"):
             create_app({**CONFIG, "CORS_ORIGINS": listed})
+
+    @pytest.mark.parametrize(
+        "listed, admitted, refused",
+        [
+            ("http://[2001:db8::5]", "http://[2001:db8::5]", "http://d.evil.example:8080"),
+            ("http://[2001:DB8:0::5]:80", "http://[2001:db8::5]", "http://[2001:db8::50]"),
+            ("https://A.example:443", "https://a.example", "https://a.example:444"),
+            ("http://a.example:443", "http://a.example:443", "http://a.example"),
+            ("https://bücher.example", "https://xn--bcher-kva.example", "https://xn--bcher-kva.example.evil.example"),
+            ("http://10.0.0.1:3000", "http://10.0.0.1:3000", "http://10a0.0.1:3000"),
+            ("https://*.a.example", "https://b.a.example", "https://a.example"),
+            ("https://*.a.example", "https://c.b.a.example", "https://evila.example"),
+            ("https://*.a.example", "https://b-c.a.example", "https://evil.example/.a.example"),
+            ("https://*.a.example:8443", "https://b.a.example:8443", "https://b.a.example"),
+            ("capacitor://localhost", "capacitor://localhost", "capacitor://localhost.evil"),
+            ("http://localhost", "http://localhost", "capacitor://localhost"),
+            ("http://under_score.example", "http://under_score.example", "http://underascore.example"),
+        ],
+    )
+    def test_is_compared_and_no_pattern(self, listed, admitted, refused):
+        client = create_app({**CONFIG, "CORS_ORIGINS": listed}).test_client()
+        answers = [client.get("/nowhere", headers={"Origin": origin}).headers for origin in (admitted, refused)]
+        assert [answer.get("Access-Control-Allow-Origin") for answer in answers] == [admitted, None]
 
     def test_slash_at_the_end_is_none_of_it(self, app):
         client = create_app({**CONFIG, "CORS_ORIGINS": "https://a.example/"}).test_client()
@@ -60,13 +96,15 @@ class TestOrigin:
 
 
 class TestPreflight:
-    def ask(self, client, origin, method="POST", headers="authorization, content-type, idempotency-key"):
-        asked = {"Origin": origin, "Access-Control-Request-Method": method, "Access-Control-Request-Headers": headers}
-        return client.options("/orders", headers=asked)
+    def ask(
+        self, client, origin, method="POST", headers="authorization, content-type, idempotency-key", path="/orders"
+    ):
+        asked = {"Origin": origin, "Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": headers}
+        return client.options(path, headers=asked)
 
     def test_allows_what_the_spa_sends(self, client):
         response = self.ask(client, SPA)
-        assert (response.status_code, response.data) == (200, b"")
+        assert (response.status_code, response.data) == (204, b"")
         assert response.headers["Access-Control-Allow-Origin"] == SPA
         assert words(response.headers["Access-Control-Allow-Headers"]) >= {
             "authorization",
@@ -74,6 +112,18 @@ class TestPreflight:
             "idempotency-key",
         }
         assert words(response.headers["Access-Control-Allow-Methods"]) >= {"get", "post", "patch", "delete"}
+
+    @pytest.mark.parametrize(
+        "path", ["/nowhere", "/tickets/ABC/check-in", "/orders/12%0A", "/events/x/", "/", "/docs/../x", "/%ff", "//x"]
+    )
+    def test_is_answered_for_any_path(self, client, path):
+        response = self.ask(client, SPA, path=path)
+        assert (response.status_code, response.headers["Access-Control-Allow-Origin"]) == (204, SPA)
+        assert "post" in words(response.headers["Access-Control-Allow-Methods"])
+
+    @pytest.mark.parametrize("name", ["traceparent", "tracestate", "baggage", "sentry-trace", "if-match"])
+    def test_allows_headers_to_follow_a_call_by(self, client, name):
+        assert words(self.ask(client, SPA, headers=name).headers["Access-Control-Allow-Headers"]) == {name}
 
     def test_allows_no_other_header(self, client):
         allowed = self.ask(client, SPA, headers="x-evil, content-type").headers["Access-Control-Allow-Headers"]
@@ -120,10 +170,10 @@ class TestRequestID:
 
 
 def paths(method):
-    found = {call.split()[1] for call in WHO if call.startswith(method)}
-    for placeholder, example in EXAMPLES.items():
-        found = {path.replace(placeholder, example) for path in found}
-    return sorted(found)
+    paths = {rule.rule for rule in application.url_map.iter_rules() if method in rule.methods}
+    for placeholder, example in PLACEHOLDERS.items():
+        paths = {path.replace(placeholder, example) for path in paths}
+    return sorted(paths)
 
 
 class TestHead:
@@ -139,8 +189,15 @@ class TestOptions:
     def test_names_the_methods_of_every_path(self, client):
         for rule in application.url_map.iter_rules():
             path = rule.rule
-            for placeholder, example in EXAMPLES.items():
+            for placeholder, example in PLACEHOLDERS.items():
                 path = path.replace(placeholder, example)
             response = client.options(path)
             assert (response.status_code, response.data, response.content_type) == (200, b"", None), path
             assert words(response.headers["Allow"]) == {method.lower() for method in rule.methods}, path
+
+
+class TestHome:
+    @pytest.mark.parametrize("prefix", ["", "/api"])
+    def test_leads_to_the_documents_also_below_a_path(self, client, prefix):
+        response = client.get("/", environ_overrides={"SCRIPT_NAME": prefix})
+        assert (response.status_code, response.headers["Location"]) == (302, f"{prefix}/docs")

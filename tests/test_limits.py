@@ -7,11 +7,13 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import redis
 import requests
+from flask import Flask
+from flask_limiter import Limiter
 
 from app import create_app
 from models import User, bcrypt, db
 
-from .conftest import CONFIG, PASSWORD, dispose
+from .conftest import CONFIG, PASSWORD, bearer, dispose
 
 REDIS = os.environ.get("TEST_REDIS_URL")
 NO_REDIS = pytest.mark.skipif(not REDIS, reason="TEST_REDIS_URL is not set: limits are not tested on Redis")
@@ -141,6 +143,107 @@ class TestLogin:
         assert log_in(email, "wrong", source) == 401
 
 
+class TestAccount:
+    """What is guessed from everywhere, each time by another client."""
+
+    @pytest.fixture
+    def exhausted(self, log_in, email):
+        """The answers to a hundred guesses at the account and one more."""
+        return [log_in(email, "wrong", address()) for _ in range(101)]
+
+    def test_hundred_an_hour_are_enough_for_one_account(self, exhausted, log_in, email):
+        assert exhausted == [401] * 100 + [429]
+        assert log_in(email, PASSWORD, address()) == 429
+
+    def test_others_get_in(self, exhausted, log_in, make_user):
+        assert log_in(make_user().email, PASSWORD, address()) == 200
+
+    def test_new_password_is_the_way_round(self, exhausted, client, log_in, email):
+        run = client.application.test_cli_runner().invoke
+        assert run(args=["set-password", email, "--password", "the owner's new one"]).exit_code == 0
+        assert log_in(email, "the owner's new one", address()) == 200
+
+    def test_address_without_an_account_is_answered_the_same(self, log_in):
+        unknown = f"{secrets.token_hex(4)}@example.com"
+        assert [log_in(unknown, "wrong", address()) for _ in range(101)] == [401] * 100 + [429]
+
+
+class TestCurrentPassword:
+    """A wrong one counts as a failed log-in: a lent token is no way to guess."""
+
+    @pytest.fixture
+    def change(self, client, email):
+        body = {"email": email, "password": PASSWORD}
+        login = client.post("/login", json=body, environ_overrides={"REMOTE_ADDR": address()}).json
+        headers = bearer(login["access_token"])
+
+        def patch(source, **fields):
+            return client.patch("/me", json=fields, headers=headers, environ_overrides={"REMOTE_ADDR": source})
+
+        return patch
+
+    def test_eleventh_in_a_minute_is_too_many(self, change, log_in, email):
+        source = address()
+        wrong = {"password": "brand new one", "current_password": "wrong"}
+        assert [change(source, **wrong).status_code for _ in range(11)] == [400] * 10 + [429]
+        assert log_in(email, PASSWORD, source) == 429
+
+    def test_right_one_has_to_wait_too(self, change):
+        source = address()
+        for _ in range(10):
+            change(source, password="brand new one", current_password="wrong")
+        assert change(source, password="brand new one", current_password=PASSWORD).status_code == 429
+
+    def test_name_needs_no_password_and_never_waits(self, change):
+        source = address()
+        for _ in range(11):
+            change(source, password="brand new one", current_password="wrong")
+        assert change(source, name="New").status_code == 200
+
+
+class TestAddressChange:
+    def test_sixty_an_hour_are_enough_for_one_client(self, make_client, make_user):
+        client, source, user, other = make_client(), {"REMOTE_ADDR": address()}, make_user(), make_user()
+
+        def change(email):
+            body = {"email": email, "current_password": PASSWORD}
+            return client.patch("/me", json=body, headers=user.headers, environ_overrides=source).status_code
+
+        assert [change(other.email) for _ in range(61)] == [409] * 60 + [429]
+        assert change("new@example.com") == 429
+        assert (
+            client.patch("/me", json={"name": "N"}, headers=user.headers, environ_overrides=source).status_code == 200
+        )
+
+
+class TestNumbers:
+    @pytest.mark.parametrize(
+        "setting", ["FAILED_LOGINS_PER_MINUTE", "FAILED_LOGINS_PER_HOUR", "ACCOUNT_FAILED_LOGINS_PER_HOUR"]
+    )
+    def test_of_failed_log_ins_are_configured(self, make_client, email, setting):
+        client, body = make_client(**{setting: 3}), {"email": email, "password": "wrong"}
+        source = {"REMOTE_ADDR": address()}
+        assert [client.post("/login", json=body, environ_overrides=source).status_code for _ in range(4)] == [
+            *[401] * 3,
+            429,
+        ]
+
+    def test_of_sign_ups_is_configured(self, make_client, email):
+        client, source = make_client(SIGN_UPS_PER_HOUR=2), {"REMOTE_ADDR": address()}
+        body = {"name": "Ann", "email": email, "password": PASSWORD}
+        assert [client.post("/sign-up", json=body, environ_overrides=source).status_code for _ in range(3)] == [
+            409,
+            409,
+            429,
+        ]
+
+    def test_of_changes_of_address_is_configured(self, make_client, make_user):
+        client, user, source = make_client(ADDRESS_CHANGES_PER_HOUR=1), make_user(), {"REMOTE_ADDR": address()}
+        body = {"email": "new@example.com", "current_password": "wrong"}
+        answers = [client.patch("/me", json=body, headers=user.headers, environ_overrides=source) for _ in range(2)]
+        assert [answer.status_code for answer in answers] == [400, 429]
+
+
 class TestSignUp:
     def test_hundred_an_hour_are_enough_for_one_client(self, client, email):
         def sign_up(email, source):
@@ -194,6 +297,17 @@ class TestClient:
     def test_networks_of_ipv6_are_several(self, log_in):
         assert log_in(*((f"2001:db8:0:{number}::1", {}) for number in range(11))) == [401] * 11
 
+    def test_large_network_of_ipv6_has_ten_times_as_many(self, make_client):
+        client = make_client(SIGN_UPS_PER_HOUR=1)
+        body = {"name": "Ann", "email": "ann@example.com", "password": PASSWORD}
+
+        def sign_up(source):
+            return client.post("/sign-up", json=body, environ_overrides={"REMOTE_ADDR": source}).status_code
+
+        network = f"2001:db8:{secrets.token_hex(2)}"
+        assert [sign_up(f"{network}:{number}::1") for number in range(11)] == [201] + [409] * 9 + [429]
+        assert sign_up(f"2001:db9:{secrets.token_hex(2)}::1") == 409
+
     def test_addresses_of_ipv4_in_ipv6_are_several(self, log_in):
         assert log_in(*((f"::ffff:10.0.0.{number}", {}) for number in range(11))) == [401] * 11
 
@@ -216,6 +330,17 @@ class TestInForce:
         assert {client.get("/me").status_code for _ in range(150)} == {401}
 
 
+class TestLibrary:
+    def test_hook_that_is_taken_out_is_still_there(self, make_client):
+        """Flask-Limiter 4.1.1 puts it into every application by this name."""
+        bare = Flask("bare")
+        limiter = Limiter(address, app=bare, storage_uri="memory://")
+        assert bare.before_request_funcs[None] == [limiter._check_request_limit]
+        hooks = make_client().application.before_request_funcs[None]
+        assert "_check_request_limit" not in {hook.__name__ for hook in hooks}
+
+
+@pytest.mark.slow
 class TestRedis:
     """The production server, with several processes."""
 
@@ -248,11 +373,19 @@ class TestRedis:
         assert statuses[:11] == [200] + [401] * 10
         assert "Rate limit storage unreachable" in capfd.readouterr().err
 
-    @NO_REDIS
-    def test_learns_no_address_of_anybody(self, make_client, email):
+    @pytest.fixture
+    def keys(self, make_client, email):
+        """The keys that a wrong guess leaves there."""
         source = address()
         make_client(REDIS).post(
             "/login", json={"email": email, "password": "wrong"}, environ_overrides={"REMOTE_ADDR": source}
         )
-        keys = [key.decode() for key in redis.from_url(REDIS).scan_iter(f"*{source}*")]
+        return [key.decode() for key in redis.from_url(REDIS).scan_iter(f"*{source}*")]
+
+    @NO_REDIS
+    def test_learns_no_address_of_anybody(self, keys):
         assert keys and not any("@" in key for key in keys)
+
+    @NO_REDIS
+    def test_has_our_keys_under_a_prefix_of_our_own(self, keys):
+        assert keys and all(key.startswith("ticketing:") for key in keys)

@@ -2,6 +2,7 @@
 
 import base64
 import json
+import unicodedata
 
 import pytest
 
@@ -110,18 +111,32 @@ NO_TIME = (
 )
 
 
+UNSEEN = ["\u200b", "\u00ad", "\u2800", "\u3164", "\ufe0f", "\u200d\u2060 \ufeff", "\U000e0041", "\U0001d159"]
+
+
 def text(longest):
-    return [*NO_TEXT, '""', '"  "', '"\\u0000"', '"a\\u0000b"', f'"{"x" * (longest + 1)}"', '"\\u3000"']
+    blank = ["", "  ", "\u3000", *UNSEEN]
+    controls = ["\0", "a\0b", "a\x1b[2Jb", "a\x08b", "a\x7fb", "a\x9bb"]
+    return NO_TEXT + [json.dumps(value) for value in [*blank, *controls, "x" * (longest + 1)]]
+
+
+def line(longest):
+    breaks = ["a\nb", "a\r\nb", "a\tb", "a\x0bb", "a\x85b", "a\u2028b", "a\u2029b"]
+    overrides = ["\u202eAnn", "a\u202ab", "a\u202cb", "a\u2066b", "a\u2069"]
+    return text(longest) + [json.dumps(value) for value in breaks + overrides]
+
+
+SEEN = ["👩‍👩‍👧", "می‌خواهم", "ḍ̇", "שלום\u200f!", "🏴󠁧󠁢󠁥󠁮󠁧󠁿", "क्‍ष", "A\u00adB", "\u200bAnn"]
 
 
 BAD = {
-    "email": [*text(1000), '"no address"', '"a@b@c.de"'],
+    "email": [*line(1000), '"no address"', '"a@b@c.de"'],
     "password": [*NO_TEXT, '""', '"short"', '"        "', '"long enough\\u0000"', f'"{"é" * 37}"'],
     "current_password": NO_TEXT,
     "description": text(10_000),
-    "poster": [value for value in text(2000) if value != "null"]
+    "poster": [value for value in line(2000) if value != "null"]
     + ['"ftp://x.y/z"', '"http:"', '"http://"', '"javascript:x"'],
-    "reference": text(255),
+    "reference": line(255),
     "role": [*NO_TEXT, '"king"', '""', '"Admin"', '"admin "'],
     "active": ["0", "1", "null", '"true"', "[]", "{}", '""'],
     "status": [*NO_TEXT, '"gone"', '""'],
@@ -146,10 +161,10 @@ LONGEST_NAME = {"POST /events": 200, f"PATCH /events/{MISSING}": 200}
 def bad_values(call, field):
     if call == "POST /login":
         return NO_TEXT
-    return text(LONGEST_NAME.get(call, 100)) if field == "name" else BAD["venue"] if field == "venue" else BAD[field]
+    return line(LONGEST_NAME.get(call, 100)) if field == "name" else BAD["venue"] if field == "venue" else BAD[field]
 
 
-BAD["venue"] = text(200)
+BAD["venue"] = line(200)
 
 
 @pytest.fixture
@@ -241,6 +256,26 @@ class TestField:
     def test_all_bad_ones_are_named_at_once(self, send, call):
         response = send(call, json.dumps(dict.fromkeys(BODIES[call], [])))
         assert (response.status_code, set(response.json["message"])) == (400, set(BODIES[call]))
+
+    @pytest.mark.parametrize("name", SEEN)
+    def test_text_that_shows_something_is_taken(self, send, name):
+        answer = send("POST /categories", json.dumps({"name": name}))
+        assert (answer.status_code, answer.json["name"]) == (201, unicodedata.normalize("NFC", name))
+
+    @pytest.mark.parametrize("typed, kept", [("Cafe\u0301", "Caf\u00e9"), ("\u212bngström", "\u00c5ngström")])
+    def test_text_is_kept_composed(self, send, typed, kept):
+        assert send("POST /categories", json.dumps({"name": typed})).json["name"] == kept
+
+    def test_length_is_judged_before_composing(self, send, monkeypatch):
+        composed = []
+        monkeypatch.setattr(unicodedata, "normalize", lambda form, text: composed.append(len(text)) or text)
+        assert send("POST /categories", json.dumps({"name": "e" + "\u0301" * 100_000})).status_code == 400
+        assert composed == []
+
+    @pytest.mark.parametrize("text", ["Doors\tat 7\r\nShow at 8", "\u202bشب\u202c", "a\u2028b"])
+    def test_description_may_have_lines(self, send, text):
+        body = BODIES["POST /events"] | {"description": text}
+        assert "description" not in send("POST /events", json.dumps(body)).json["message"]
 
     def test_last_of_two_of_one_name_counts(self, send):
         assert send("POST /categories", b'{"name": 5, "name": "x"}').json["name"] == "x"

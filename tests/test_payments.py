@@ -6,7 +6,10 @@ from json import dumps
 import pytest
 from sqlalchemy.exc import IntegrityError
 
-from models import Event, Order, Payment, TicketType, check_inventory, db
+from models import Event, Payment, TicketType, db, now
+from routes.commands import lapse_in_steps
+from routes.selling.inventory import check_inventory
+from routes.selling.places import events_with_lapsed_orders
 
 METHODS = ("cash", "bank_transfer", "mobile_money", "card")
 DUE = [("refund_due", 5000)]
@@ -24,27 +27,12 @@ def order(buyer, place, id):
 
 
 @pytest.fixture
-def get(client, admin):
-    """An order as it is now."""
-    return lambda order: client.get(f"/orders/{order['code']}", headers=admin.headers).get_json()
-
-
-@pytest.fixture
-def look(get):
+def look(get_order, admin):
     """The status of an order, its payments' status and amounts, and how many tickets it has."""
 
     def read(order):
-        now = get(order)
-        return now["status"], [(it["status"], it["amount"]) for it in now["payments"]], len(now["tickets"])
-
-    return read
-
-
-@pytest.fixture
-def counters(app, id):
-    def read():
-        with app.app_context():
-            return tuple(db.session.execute(db.select(TicketType.sold, TicketType.held).filter_by(id=id)).one())
+        order = get_order(order, admin)
+        return order["status"], [(it["status"], it["amount"]) for it in order["payments"]], len(order["tickets"])
 
     return read
 
@@ -56,32 +44,21 @@ def expire(app, lapse):
     def run(order):
         lapse(order)
         with app.app_context():
-            assert [Order.lapse(event_id) for event_id in Order.events_with_lapsed()]
+            assert [lapse_in_steps(event_id) for event_id in events_with_lapsed_orders()]
             db.session.commit()
 
     return run
 
 
-@pytest.fixture
-def cancel(client, buyer):
-    return lambda order: client.post(f"/orders/{order['code']}/cancel", headers=buyer.headers)
+def by_hand(app, statement):
+    with app.app_context():
+        db.session.execute(statement)
+        db.session.commit()
 
 
-@pytest.fixture
-def refund(client, admin):
-    return lambda order: client.post(f"/orders/{order['code']}/refund", headers=admin.headers)
-
-
-@pytest.fixture
-def cancel_event(app, client, admin):
-    def patch():
-        with app.app_context():
-            event_id = db.session.scalar(db.select(Event.id))
-        assert (
-            client.patch(f"/events/{event_id}", json={"status": "canceled"}, headers=admin.headers).status_code == 200
-        )
-
-    return patch
+def check(app):
+    with app.app_context():
+        return check_inventory()
 
 
 @pytest.fixture
@@ -106,31 +83,46 @@ class TestPaymentListPost:
         assert (payment["reference"], payment["amount"]) == ("R-1", 5000)
         assert look(order) == ("paid", [("confirmed", 5000)], 2)
 
-    def test_answers_what_the_order_shows(self, pay, order, get):
+    def test_answers_what_the_order_shows(self, pay, order, get_order, admin):
         payment = pay(order).get_json()
-        assert get(order)["payments"] == [payment]
-        assert set(payment) == {"id", "method", "reference", "amount", "status", "created_at"}
+        assert payment.pop("order")
+        assert get_order(order, admin)["payments"] == [payment]
+        shown = {"id", "method", "provider", "reference", "amount", "status", "created_at", "by"}
+        assert set(payment) == shown | {"refunded", "refunds", "disputed"}
 
-    def test_places_held_are_sold(self, pay, order, counters):
-        pay(order)
-        assert counters() == (2, 0)
+    def test_answers_with_its_order(self, pay, order):
+        event = {"id": order["event"]["id"], "name": "Concert"}
+        expected = {"code": order["code"], "status": "paid", "currency": "USD", "event": event}
+        assert pay(order).get_json()["order"] == expected
 
-    def test_tickets_are_of_the_order(self, client, buyer, pay, order, get):
+    def test_says_who_took_it(self, pay, staff, order):
+        assert pay(order).get_json()["by"] == {"id": staff.id, "name": "Somebody"}
+
+    def test_who_took_it_is_not_for_the_buyer(self, client, buyer, pay, order):
         pay(order)
-        tickets = get(order)["tickets"]
+        listed = client.get("/orders", headers=buyer.headers).get_json()
+        read = client.get(f"/orders/{order['code']}", headers=buyer.headers).get_json()
+        assert [it["payments"][0]["by"] for it in (*listed, read)] == [None, None]
+
+    def test_places_held_are_sold(self, pay, order, counters, id):
+        pay(order)
+        assert counters(id) == (2, 0)
+
+    def test_tickets_are_of_the_order(self, client, buyer, pay, order, get_order, admin):
+        pay(order)
+        tickets = get_order(order, admin)["tickets"]
         assert client.get("/tickets", headers=buyer.headers).get_json() in (tickets, tickets[::-1])
         assert {(it["status"], it["ticket_type"]["id"]) for it in tickets} == {
             ("valid", order["items"][0]["ticket_type_id"])
         }
         assert all(re.fullmatch("[0-9A-F]{32}", it["code"]) for it in tickets)
 
-    def test_basket_has_tickets_of_each_type(self, client, buyer, pay, get, make_event, make_ticket_type):
+    def test_basket_has_tickets_of_each_type(self, place_lines, pay, get_order, make_event, make_ticket_type, admin):
         event_id = make_event()
         ids = [make_ticket_type(event_id) for _ in range(2)]
-        items = [{"ticket_type_id": id, "quantity": number} for number, id in enumerate(ids, 1)]
-        order = client.post("/orders", json={"items": items}, headers=buyer.headers).get_json()
+        order = place_lines((ids[0], 1), (ids[1], 2)).get_json()
         pay(order)
-        assert [it["ticket_type"]["id"] for it in get(order)["tickets"]] == [ids[0], ids[1], ids[1]]
+        assert [it["ticket_type"]["id"] for it in get_order(order, admin)["tickets"]] == [ids[0], ids[1], ids[1]]
 
     @pytest.mark.parametrize(("role", "status"), [("user", 403), ("staff", 201), ("admin", 201)])
     def test_is_for_staff_and_admins(self, client, make_user, order, role, status):
@@ -174,59 +166,140 @@ class TestPaymentListPost:
         assert refused({"method": method}) == {"reference", "amount"}
         assert look(order) == ("pending", [], 0)
 
-    def test_reference_of_cash_is_the_orders_code(self, pay, order):
-        assert pay(order).get_json()["reference"] == order["code"]
+    @pytest.mark.parametrize(
+        "code", [0, 0x1F, 0x7F, 0xAD, 0x34F, 0x200B, 0x202E, 0x2800, 0x3164, 0xFE0F, 0xFEFF, 0xE0020]
+    )
+    @pytest.mark.parametrize("method", ["card", "cash"])
+    def test_reference_with_what_can_not_be_seen_is_refused(self, refused, look, order, method, code):
+        assert refused({"method": method, "amount": 5000, "reference": f"R{chr(code)}1"}) == {"reference"}
+        assert look(order) == ("pending", [], 0)
+
+    def test_cash_has_no_reference_unless_it_is_given_one(self, pay, order):
+        assert pay(order).get_json()["reference"] is None
 
     @pytest.mark.parametrize("reference", ["r" * 255, "Ä'\"; --", " trimmed "])
     def test_reference_is_kept_as_it_is(self, pay, order, reference):
         assert pay(order, reference=reference).get_json()["reference"] == reference.strip()
 
+    def test_reference_is_kept_composed(self, pay, order):
+        assert pay(order, reference="Cafe\u0301").get_json()["reference"] == "Café"
+
 
 class TestSameReference:
     @pytest.fixture
     def paid(self, pay, order):
-        return pay(order, method="card", reference="R-1").get_json()
+        return pay(order, method="card", reference="Ré-1").get_json()
 
     @pytest.fixture
     def other(self, make_user, place, make_ticket_type):
         return place(make_user(), make_ticket_type(), 2).get_json()
 
-    def test_again_answers_the_same_payment(self, pay, order, paid, look):
-        response = pay(order, method="card", reference="R-1")
+    @pytest.mark.parametrize("reference", ["Ré-1", "ré-1", "RE\u0301-1"])
+    def test_again_answers_the_same_payment(self, pay, order, paid, look, reference):
+        response = pay(order, method="card", reference=reference)
         assert (response.status_code, response.get_json()) == (200, paid)
         assert look(order) == ("paid", [("confirmed", 5000)], 2)
 
-    def test_again_without_a_reference_answers_the_same_payment(self, pay, order, look):
-        assert [pay(order).status_code for _ in range(2)] == [201, 200]
-        assert look(order) == ("paid", [("confirmed", 5000)], 2)
-
-    def test_again_after_the_refund_answers_the_refunded_payment(self, pay, order, paid, refund):
+    def test_again_after_the_refund_is_another_payment(self, pay, order, paid, refund, look):
         refund(order)
-        response = pay(order, method="card", reference="R-1")
-        assert (response.status_code, response.get_json()) == (200, {**paid, "status": "refunded"})
+        response = pay(order, method="card", reference="ré-1")
+        assert (response.status_code, response.get_json()["status"]) == (201, "refund_due")
+        assert look(order) == ("refunded", [("refunded", 5000), *DUE], 2)
+
+    def test_third_time_after_the_refund_answers_the_second(self, pay, order, paid, refund):
+        refund(order)
+        second, third = (pay(order, method="card", reference="Ré-1") for _ in range(2))
+        assert (third.status_code, third.get_json()) == (200, second.get_json())
+
+    def test_other_order_may_not_have_a_refunded_reference_either(self, pay, order, paid, refund, other):
+        refund(order)
+        assert pay(other, method="card", reference="RÉ-1").get_json()["reason"] == "reference_used"
 
     def test_again_for_what_is_due_answers_what_is_due(self, pay, order, cancel, look):
         cancel(order)
-        assert [pay(order).status_code for _ in range(2)] == [201, 200]
+        assert [pay(order, reference="R").status_code for _ in range(2)] == [201, 200]
         assert look(order) == ("canceled", DUE, 0)
 
     def test_other_amount_is_refused(self, pay, order, paid, look):
-        response = pay(order, method="card", reference="R-1", amount=4999)
+        response = pay(order, method="card", reference="ré-1", amount=4999)
         assert (response.status_code, response.get_json()["reason"]) == (409, "reference_used")
         assert look(order) == ("paid", [("confirmed", 5000)], 2)
 
-    def test_other_order_is_refused(self, pay, paid, other, look):
-        response = pay(other, method="card", reference="R-1")
+    @pytest.mark.parametrize("reference", ["Ré-1", "RÉ-1", "re\u0301-1"])
+    def test_other_order_is_refused(self, pay, paid, other, look, reference):
+        response = pay(other, method="card", reference=reference)
         assert (response.status_code, response.get_json()["reason"]) == (409, "reference_used")
         assert look(other) == ("pending", [], 0)
 
-    def test_other_orders_code_as_reference_is_refused(self, pay, order, other):
-        pay(order)
-        assert pay(other, reference=order["code"]).get_json()["reason"] == "reference_used"
+    def test_other_blanks_are_the_same_reference(self, pay, order, other):
+        pay(order, reference="R 1")
+        assert pay(other, reference="R\u00a0 1").get_json()["reason"] == "reference_used"
 
     def test_other_method_is_another_payment(self, pay, paid, other, look):
-        assert pay(other, method="mobile_money", reference="R-1").status_code == 201
+        assert pay(other, method="mobile_money", reference="Ré-1").status_code == 201
         assert look(other) == ("paid", [("confirmed", 5000)], 2)
+
+
+class TestCashWithoutReference:
+    """Each time it is money taken anew."""
+
+    def test_paid_order_is_not_paid_again(self, pay, order, look, get_order, admin):
+        pay(order)
+        response = pay(order)
+        shown = response.get_json()
+        assert (response.status_code, shown["reason"]) == (409, "already_paid")
+        assert {name: shown["payment"][name] for name in get_order(order, admin)["payments"][0]} == get_order(
+            order, admin
+        )["payments"][0]
+        assert look(order) == ("paid", [("confirmed", 5000)], 2)
+
+    def test_order_paid_by_card_is_not_paid_again(self, pay, order, look):
+        payment = pay(order, method="card", reference="R").get_json()
+        response = pay(order)
+        assert (response.status_code, response.get_json()["payment"]) == (409, payment)
+        assert look(order) == ("paid", [("confirmed", 5000)], 2)
+
+    def test_other_amount_for_a_paid_order_is_a_mismatch(self, pay, order):
+        pay(order)
+        assert pay(order, amount=1).get_json()["reason"] == "amount_mismatch"
+
+    def test_each_for_a_canceled_order_is_due_back(self, pay, cancel, order, look):
+        cancel(order)
+        assert [pay(order).status_code for _ in range(2)] == [201, 201]
+        assert look(order) == ("canceled", DUE * 2, 0)
+
+    def test_after_a_refund_it_is_due_back(self, pay, refund, order, look):
+        pay(order)
+        refund(order)
+        assert pay(order).status_code == 201
+        assert look(order) == ("refunded", [("refunded", 5000), *DUE], 2)
+
+    def test_late_payment_given_back_can_be_paid_again(
+        self, client, admin, make_user, place, cancel, pay, lapse, order, look, id
+    ):
+        lapse(order)
+        other = place(admin, id, 2).get_json()
+        payment = pay(order).get_json()
+        client.post(f"/orders/{order['code']}/payments/{payment['id']}/refund", headers=admin.headers)
+        cancel(other, admin)
+        assert pay(order).get_json()["status"] == "confirmed"
+        assert look(order) == ("paid", [("refunded", 5000), ("confirmed", 5000)], 2)
+
+    def test_same_key_is_one_payment(self, client, staff, order, look):
+        headers = {**staff.headers, "Idempotency-Key": "click"}
+        body = {"method": "cash", "amount": 5000}
+        path = f"/orders/{order['code']}/payments"
+        assert [client.post(path, json=body, headers=headers).status_code for _ in range(2)] == [201, 201]
+        assert look(order) == ("paid", [("confirmed", 5000)], 2)
+
+    def test_refusal_is_not_kept_for_the_key(self, client, staff, pay, refund, order):
+        pay(order)
+        headers = {**staff.headers, "Idempotency-Key": "click"}
+        body = {"method": "cash", "amount": 5000}
+        path = f"/orders/{order['code']}/payments"
+        assert client.post(path, json=body, headers=headers).status_code == 409
+        refund(order)
+        assert client.post(path, json=body, headers=headers).status_code == 201
 
 
 class TestLatePayment:
@@ -235,37 +308,38 @@ class TestLatePayment:
         """Let the next buyer take two of the three places."""
         return lambda: place(make_user(), id, 2).get_json()
 
-    def test_hold_that_lapsed_unseen_is_paid(self, pay, lapse, order, look, counters):
+    def test_hold_that_lapsed_unseen_is_paid(self, pay, lapse, order, look, counters, id):
         lapse(order)
         assert pay(order).get_json()["status"] == "confirmed"
-        assert (look(order), counters()) == (("paid", [("confirmed", 5000)], 2), (2, 0))
+        assert (look(order), counters(id)) == (("paid", [("confirmed", 5000)], 2), (2, 0))
 
-    def test_expired_order_takes_free_places_again(self, pay, expire, order, look, counters):
+    def test_expired_order_takes_free_places_again(self, pay, expire, order, look, counters, id):
         expire(order)
         assert pay(order).get_json()["status"] == "confirmed"
-        assert (look(order), counters()) == (("paid", [("confirmed", 5000)], 2), (2, 0))
+        assert (look(order), counters(id)) == (("paid", [("confirmed", 5000)], 2), (2, 0))
 
-    def test_expired_order_takes_places_of_a_lapsed_hold(self, pay, expire, lapse, order, next_order, look, counters):
+    def test_expired_order_takes_places_of_a_lapsed_hold(
+        self, pay, expire, lapse, order, next_order, look, counters, id
+    ):
         expire(order)
         lapsed = next_order()
         lapse(lapsed)
         assert pay(order).get_json()["status"] == "confirmed"
-        assert (look(lapsed)[0], counters()) == ("expired", (2, 0))
+        assert (look(lapsed)[0], counters(id)) == ("expired", (2, 0))
 
-    def test_expired_order_without_room_is_due_back(self, pay, lapse, order, next_order, look, counters):
+    def test_expired_order_without_room_is_due_back(self, pay, lapse, order, next_order, look, counters, id):
         lapse(order)
         next_order()
         response = pay(order)
         assert (response.status_code, response.get_json()["status"]) == (201, "refund_due")
-        assert (look(order), counters()) == (("expired", DUE, 0), (0, 2))
+        assert (look(order), counters(id)) == (("expired", DUE, 0), (0, 2))
 
     def test_basket_takes_all_or_nothing(
-        self, client, app, buyer, pay, expire, place, look, make_event, make_ticket_type
+        self, app, buyer, pay, expire, place, place_lines, look, make_event, make_ticket_type
     ):
         event_id = make_event()
         ids = [make_ticket_type(event_id, quantity=1) for _ in range(2)]
-        items = [{"ticket_type_id": id, "quantity": 1} for id in ids]
-        order = client.post("/orders", json={"items": items}, headers=buyer.headers).get_json()
+        order = place_lines(*((id, 1) for id in ids)).get_json()
         expire(order)
         place(buyer, ids[1])
         pay(order)
@@ -280,43 +354,87 @@ class TestLatePayment:
         pay(following)
         assert look(following) == ("paid", [("confirmed", 5000)], 2)
 
-    def test_paid_order_is_not_paid_twice(self, pay, order, look, counters):
+    def test_paid_order_is_not_paid_twice(self, pay, order, look, counters, id):
         pay(order)
         response = pay(order, method="card", reference="again")
         assert (response.status_code, response.get_json()["status"]) == (201, "refund_due")
-        assert (look(order), counters()) == (("paid", [("confirmed", 5000), *DUE], 2), (2, 0))
+        assert (look(order), counters(id)) == (("paid", [("confirmed", 5000), *DUE], 2), (2, 0))
 
-    def test_free_order_is_not_paid_again(self, buyer, place, pay, look, make_ticket_type):
+    @pytest.mark.parametrize("end", [None, "refund"])
+    @pytest.mark.parametrize("fields", [{}, {"reference": "R"}, {"method": "card", "reference": "R"}, {"amount": 1}])
+    def test_nothing_is_due_for_a_free_order(self, request, buyer, place, pay, look, make_ticket_type, fields, end):
         free = place(buyer, make_ticket_type(price=0)).get_json()
-        assert pay(free).get_json()["status"] == "refund_due"
-        assert look(free) == ("paid", [("refund_due", 0)], 1)
+        if end:
+            request.getfixturevalue(end)(free)
+        response = pay(free, **fields)
+        assert (response.status_code, response.get_json()["reason"]) == (409, "nothing_due")
+        assert look(free)[1] == []
 
-    def test_canceled_order_stays_canceled(self, pay, cancel, order, look, counters):
+    def test_canceled_order_stays_canceled(self, pay, cancel, order, look, counters, id):
         cancel(order)
         assert pay(order).status_code == 201
-        assert (look(order), counters()) == (("canceled", DUE, 0), (0, 0))
+        assert (look(order), counters(id)) == (("canceled", DUE, 0), (0, 0))
 
-    def test_refunded_order_stays_refunded(self, pay, refund, order, look, counters):
+    def test_refunded_order_stays_refunded(self, pay, refund, order, look, counters, id):
         pay(order)
         refund(order)
         assert pay(order, method="card", reference="again").status_code == 201
-        assert (look(order), counters()) == (("refunded", [("refunded", 5000), *DUE], 2), (0, 0))
+        assert (look(order), counters(id)) == (("refunded", [("refunded", 5000), *DUE], 2), (0, 0))
 
     @pytest.mark.parametrize("amount", [4999, 5001])
     def test_other_amount_is_refused_whatever_the_order_is(self, pay, cancel, order, amount):
         cancel(order)
         assert pay(order, amount=amount).get_json()["reason"] == "amount_mismatch"
 
-    def test_canceled_event_sells_nothing(self, pay, cancel_event, order, look, counters):
-        cancel_event()
+    def test_canceled_event_sells_nothing(self, pay, cancel_event, order, look, counters, id):
+        cancel_event(order["event"]["id"])
         assert pay(order).status_code == 201
-        assert (look(order), counters()) == (("pending", DUE, 0), (0, 2))
+        assert (look(order), counters(id)) == (("pending", DUE, 0), (0, 2))
 
     def test_canceled_event_sells_nothing_to_an_expired_order(self, pay, cancel_event, expire, order, look):
         expire(order)
-        cancel_event()
+        cancel_event(order["event"]["id"])
         assert pay(order).status_code == 201
         assert look(order) == ("expired", DUE, 0)
+
+    @pytest.mark.parametrize("written", [False, True])
+    @pytest.mark.parametrize("closed", [{"sales_end": -1}, {"sales_start": 1}])
+    def test_late_payment_gets_nothing_that_is_no_longer_on_sale(
+        self, app, pay, lapse, expire, order, look, counters, id, closed, written
+    ):
+        (expire if written else lapse)(order)
+        times = {name: now(days * 86_400) for name, days in closed.items()}
+        by_hand(app, db.update(TicketType).where(TicketType.id == id).values(times))
+        response = pay(order)
+        assert (response.status_code, response.get_json()["status"]) == (201, "refund_due")
+        assert look(order) == ("expired", DUE, 0)
+        assert (counters(id), check(app)) == ((0, 0 if written else 2), [])
+
+    def test_payment_in_time_is_good_after_sales_closed(self, app, pay, order, look, id):
+        by_hand(app, db.update(TicketType).where(TicketType.id == id).values(sales_end=now(-1)))
+        pay(order)
+        assert look(order) == ("paid", [("confirmed", 5000)], 2)
+
+    def test_late_payment_for_a_basket_wants_all_of_it_on_sale(
+        self, app, place_lines, pay, lapse, look, make_event, make_ticket_type
+    ):
+        event_id = make_event()
+        ids = [make_ticket_type(event_id) for _ in range(2)]
+        order = place_lines(*((id, 1) for id in ids)).get_json()
+        lapse(order)
+        by_hand(app, db.update(TicketType).where(TicketType.id == ids[1]).values(sales_end=now(-1)))
+        pay(order)
+        assert look(order) == ("expired", DUE, 0)
+
+    @pytest.mark.parametrize("state", ["pending", "lapsed", "expired"])
+    def test_event_that_is_over_sells_nothing(self, request, app, pay, order, look, id, state):
+        if state != "pending":
+            request.getfixturevalue({"lapsed": "lapse", "expired": "expire"}[state])(order)
+        over = {"starts_at": now(-7200), "ends_at": now(-3600)}
+        by_hand(app, db.update(Event).values(over))
+        by_hand(app, db.update(TicketType).where(TicketType.id == id).values(sales_end=now(3600)))
+        assert pay(order).get_json()["status"] == "refund_due"
+        assert look(order)[1:] == (DUE, 0)
 
     @pytest.mark.parametrize("times", [1, 3])
     def test_no_payment_is_forgotten(self, context, pay, cancel, order, times):
@@ -340,10 +458,13 @@ class TestPaymentRefundPost:
 
         return post
 
-    def test_refunds_what_is_due(self, give_back, order, due, get):
+    def test_refunds_what_is_due(self, give_back, order, due, get_order, admin):
         response = give_back(order, due)
-        assert (response.status_code, response.get_json()) == (200, {**due, "status": "refunded"})
-        assert get(order)["payments"] == [response.get_json()]
+        [refund] = response.get_json()["refunds"]
+        assert (refund["amount"], refund["status"]) == (due["amount"], "succeeded")
+        back = {"status": "refunded", "refunded": due["amount"], "refunds": [refund]}
+        assert (response.status_code, response.get_json()) == (200, due | back)
+        assert [it["status"] for it in get_order(order, admin)["payments"]] == ["refunded"]
 
     def test_second_time_is_refused(self, give_back, order, due):
         give_back(order, due)
@@ -351,11 +472,11 @@ class TestPaymentRefundPost:
         assert response.status_code == 409
         assert (response.get_json()["reason"], response.get_json()["status"]) == ("not_due", "refunded")
 
-    def test_confirmed_payment_stays(self, give_back, paid_order, get):
+    def test_confirmed_payment_stays(self, give_back, paid_order, look):
         response = give_back(paid_order, paid_order["payments"][0])
         assert response.status_code == 409
         assert (response.get_json()["reason"], response.get_json()["status"]) == ("not_due", "confirmed")
-        assert get(paid_order) == paid_order
+        assert look(paid_order) == ("paid", [("confirmed", 5000)], 2)
 
     @pytest.mark.parametrize("who", ["buyer", "staff"])
     def test_is_for_admins(self, request, give_back, order, due, look, who):
@@ -376,16 +497,18 @@ class TestConstraints:
         "values",
         [
             *({"method": "cheque"}, {"status": "lost"}, {"amount": -1}, {"order_id": 2**31 - 1}),
-            *({name: None} for name in ("order_id", "method", "reference", "amount", "status")),
+            *({"taken_by": 2**31 - 1}, {"method": "card"}),
+            *({name: None} for name in ("order_id", "method", "amount", "status")),
         ],
     )
     def test_database_refuses_a_bad_row(self, paid_order, context, values):
         with pytest.raises(IntegrityError):
             db.session.execute(db.update(Payment).values(**values))
 
-    @pytest.mark.parametrize("changed", [{"reference": "another"}, {"status": "refund_due"}])
-    def test_database_refuses_a_second_confirmed_payment_and_a_second_reference(self, paid_order, context, changed):
+    @pytest.mark.parametrize("changed", [{"reference_key": "another"}, {"status": "refund_due"}])
+    def test_database_refuses_a_second_confirmed_payment_and_a_second_reference(self, pay, order, context, changed):
+        pay(order, reference="R")
         [payment] = db.session.scalars(db.select(Payment))
-        fields = {name: getattr(payment, name) for name in ("order_id", "method", "reference", "amount", "status")}
+        fields = {name: getattr(payment, name) for name in ("order_id", "method", "reference_key", "amount", "status")}
         with pytest.raises(IntegrityError):
             db.session.execute(db.insert(Payment).values(fields | changed))

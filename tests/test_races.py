@@ -9,172 +9,31 @@ import signal
 import subprocess
 import time
 from collections import ChainMap, Counter
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from datetime import UTC, datetime, timedelta
 from functools import partial
 from itertools import cycle, islice
 from secrets import token_hex
-from threading import Barrier, local
 from threading import Event as Signal
 
 import pytest
 import requests
-from flask_jwt_extended import create_access_token
-from flask_migrate import upgrade
 
-from app import create_app
 from models import (
-    Category,
     Event,
     IdempotencyKey,
     Order,
     Payment,
-    Ticket,
-    TicketType,
-    User,
-    check_inventory,
+    Pool,
     db,
-    now,
 )
 
-from .conftest import CONFIG, dispose, servers
+from .conftest import order_body, servers
+from .house import BUYERS, house_on, reasons
 
+pytestmark = pytest.mark.slow
 ROUNDS = int(os.environ.get("RACE_ROUNDS", 12))
 KILLS = max(3, ROUNDS // 3)
-BUYERS = 30
 MAX_PENDING = 10
 HEAD_STARTS = [step * 0.001 for step in range(6)]  # which of two comes first depends on the machine
-
-
-class House:
-    """An application's database, people to use it, and the servers that serve it."""
-
-    def __init__(self, app):
-        self.app = app
-        self.sessions = local()
-        self.pool = ThreadPoolExecutor(BUYERS)
-        with app.app_context():
-            upgrade()
-            self.category = Category.create("Music").id
-            db.session.commit()
-        self.staff, self.admin = self.person("staff"), self.person("admin")
-
-    def serve(self, addresses):
-        """Each thread has a client of its own; the clients are spread over the addresses."""
-        self.addresses = cycle(addresses)
-
-    def person(self, role="user"):
-        with self.app.app_context():
-            user = User(name="Somebody", email=f"{token_hex(8)}@example.com", role=role)
-            db.session.add(user)
-            db.session.commit()
-            return {"Authorization": f"Bearer {create_access_token(identity=user)}"}
-
-    def event(self):
-        start = datetime.now(UTC) + timedelta(days=1)
-        fields = {"name": "Concert", "description": "Music", "venue": "Hall", "status": "published"}
-        fields |= {"starts_at": start, "ends_at": start + timedelta(hours=3), "category_id": self.category}
-        with self.app.app_context():
-            event = Event.create(**fields)
-            db.session.commit()
-            return event.id
-
-    def ticket_type(self, quantity, event_id=None, **fields):
-        event_id = event_id or self.event()
-        with self.app.app_context():
-            fields = {"name": "Regular", "price": 2500, "quantity": quantity} | fields
-            ticket_type = TicketType.create(db.session.get_one(Event, event_id), **fields)
-            db.session.commit()
-            return ticket_type.id
-
-    def send(self, method, person, path, json=None, **headers):
-        """One call by the thread's own client. Whatever happens, nobody gets a 500."""
-        if not hasattr(self.sessions, "client"):
-            self.sessions.client, self.sessions.address = requests.Session(), next(self.addresses)
-        url, headers = self.sessions.address + path, {**person, **headers}
-        response = self.sessions.client.request(method, url, json=json, headers=headers, timeout=60)
-        assert response.status_code < 500, response.text
-        return response
-
-    def order(self, person, *lines, **headers):
-        items = [{"ticket_type_id": id, "quantity": quantity} for id, quantity in lines]
-        return self.send("POST", person, "/orders", {"items": items}, **headers)
-
-    def pay(self, order, **fields):
-        fields = {"method": "cash", "amount": order["total"]} | fields
-        return self.send("POST", self.staff, f"/orders/{order['code']}/payments", fields)
-
-    def cancel(self, order):
-        return self.send("POST", self.admin, f"/orders/{order['code']}/cancel")
-
-    def refund(self, order):
-        return self.send("POST", self.admin, f"/orders/{order['code']}/refund")
-
-    def placed(self, ticket_type_id, quantity=1):
-        return self.order(self.person(), (ticket_type_id, quantity)).json()
-
-    def by_hand(self, statement):
-        with self.app.app_context():
-            result = db.session.execute(statement)
-            db.session.commit()
-            return result.rowcount
-
-    def lapse(self, order):
-        self.by_hand(db.update(Order).where(Order.code == order["code"]).values(expires_at=now(-1)))
-
-    def expire(self):
-        """What `flask expire-orders` does, in this process."""
-        with self.app.app_context():
-            for event_id in Order.events_with_lapsed():
-                Order.lapse(event_id)
-                db.session.commit()
-
-    def rows(self, query):
-        with self.app.app_context():
-            return db.session.execute(query).all()
-
-    def count(self, model):
-        return self.rows(db.select(db.func.count()).select_from(model))[0][0]
-
-    def look(self, order):
-        """The stored status of an order, its payments' and its tickets'."""
-        wanted = Order.code == order["code"]
-        [(state,)] = self.rows(db.select(Order.state).where(wanted))
-        payments = self.rows(db.select(Payment.status).join(Order).where(wanted).order_by(Payment.status))
-        tickets = self.rows(db.select(Ticket.status).join(Order).where(wanted))
-        return state, [status for (status,) in payments], [status for (status,) in tickets]
-
-    def counters(self, id):
-        [row] = self.rows(db.select(TicketType.sold, TicketType.held).where(TicketType.id == id))
-        return tuple(row)
-
-    def at_once(self, *calls, head_start=0):
-        """Make the calls in the same instant, or the first by `head_start` seconds earlier; their answers in order."""
-        barrier = Barrier(len(calls))
-
-        def run(place, call):
-            barrier.wait()
-            if place:
-                time.sleep(head_start)
-            return call()
-
-        return list(self.pool.map(run, range(len(calls)), calls))
-
-    def agrees(self):
-        with self.app.app_context():
-            assert check_inventory() == []
-
-
-@contextmanager
-def house_on(url):
-    house = House(create_app({**CONFIG, "SQLALCHEMY_DATABASE_URI": url}))
-    try:
-        with house.pool:
-            yield house
-    finally:
-        with house.app.app_context():
-            dispose()
 
 
 @pytest.fixture(scope="module")
@@ -191,11 +50,6 @@ def rounds():
     return islice(cycle(HEAD_STARTS), ROUNDS)
 
 
-def reasons(responses):
-    """Why calls were refused, or `done`, sorted."""
-    return sorted("done" if response.ok else response.json()["reason"] for response in responses)
-
-
 class TestStampede:
     QUANTITY = 120
 
@@ -210,8 +64,9 @@ class TestStampede:
                 if random.random() < 0.3:
                     house.pay(answer.json(), method="card", reference=token_hex(8))
                 continue
-            assert reasons([answer]) in (["sold_out"], ["too_many_pending"])
-            if reasons([answer]) == ["too_many_pending"]:
+            [reason] = reasons([answer])
+            assert reason in ("sold_out", "too_many_pending", "max_per_order")
+            if reason != "sold_out":
                 person = house.person()
             elif answer.json()["available"] == 0:
                 types = [id for id in types if id != answer.json()["ticket_type_id"]]
@@ -235,6 +90,53 @@ class TestStampede:
         house.agrees()
 
 
+class TestShared:
+    """What several ticket types, or several buyers, have together."""
+
+    def test_pool_sells_exactly_what_there_is(self, house):
+        event_id = house.event()
+        types = [house.ticket_type(quantity, event_id) for quantity in (60, 60, 30)]
+        body = {"name": "Hall", "quantity": 100, "ticket_types": types}
+        pool = house.send("POST", house.admin, f"/events/{event_id}/pools", body).json()["id"]
+        people = [house.person() for _ in range(BUYERS)]
+
+        def buy(number):
+            kinds = (types[number % 3],) if number % 2 else (types[number % 3], types[(number + 1) % 3])
+            return [house.order(people[number], *((id, 1) for id in kinds)) for _ in range(10)]
+
+        answers = sum(house.at_once(*(partial(buy, number) for number in range(BUYERS))), [])
+        for id in types * 2:  # the last places, one by one
+            while house.order(house.person(), (id, 1)).ok:
+                pass
+        [(quantity, held)] = house.rows(db.select(Pool.quantity, Pool.counted).where(Pool.id == pool))
+        assert (quantity, held) == (100, 100)
+        assert set(reasons(answers)) <= {"done", "sold_out", "max_per_order"}
+        house.agrees()
+
+    def test_code_for_three_is_used_three_times(self, house):
+        event_id = house.event()
+        id = house.ticket_type(100, event_id)
+        body = {"code": "THREE", "percent": 50, "max_uses": 3}
+        assert house.send("POST", house.admin, f"/events/{event_id}/promo-codes", body).ok
+        body = order_body((id, 1)) | {"promo_code": "THREE"}
+        calls = [partial(house.send, "POST", house.person(), "/orders", body) for _ in range(BUYERS)]
+        answers = house.at_once(*calls)
+        assert reasons(answers) == ["done"] * 3 + ["promo_used_up"] * (BUYERS - 3)
+        house.agrees()
+
+    def test_pool_is_lowered_while_it_sells(self, house):
+        event_id = house.event()
+        types = [house.ticket_type(50, event_id) for _ in range(2)]
+        body = {"name": "Hall", "quantity": 60, "ticket_types": types}
+        pool = house.send("POST", house.admin, f"/events/{event_id}/pools", body).json()["id"]
+        lower = partial(house.send, "PATCH", house.admin, f"/pools/{pool}", {"quantity": 10})
+        buyers = [partial(house.order, house.person(), (types[number % 2], 1)) for number in range(BUYERS - 1)]
+        lowered, *sold = house.at_once(lower, *buyers)
+        done = reasons(sold).count("done")
+        assert (lowered.ok and done <= 10) or lowered.json()["reason"] == "below_sold"
+        house.agrees()
+
+
 class TestPayAgainstCancel:
     def test_one_of_them_has_the_order(self, house):
         id = house.ticket_type(2000)
@@ -255,6 +157,87 @@ class TestPayAgainstPay:
             house.at_once(*(partial(house.pay, order, reference=token_hex(8)) for _ in range(3)))
             assert house.look(order) == ("paid", ["confirmed", "refund_due", "refund_due"], ["valid"] * 2)
         house.agrees()
+
+
+class TestTwoDesks:
+    def test_cash_is_taken_once(self, house):
+        id = house.ticket_type(2000)
+        for _ in range(ROUNDS):
+            order = house.placed(id)
+            answers = house.at_once(*[partial(house.pay, order)] * 3)
+            assert reasons(answers) == ["already_paid", "already_paid", "done"]
+            assert house.look(order) == ("paid", ["confirmed"], ["valid"])
+        house.agrees()
+
+    def test_cash_that_buys_nothing_is_recorded_each_time(self, house):
+        id = house.ticket_type(2000)
+        for _ in range(ROUNDS):
+            order = house.placed(id)
+            house.cancel(order)
+            house.at_once(*[partial(house.pay, order)] * 3)
+            assert house.look(order) == ("canceled", ["refund_due"] * 3, [])
+        house.agrees()
+
+    def test_one_reference_is_one_payment(self, house):
+        id = house.ticket_type(2000)
+        for _ in range(ROUNDS):
+            order, reference = house.placed(id), token_hex(8)
+            spelled = (reference, reference.upper())
+            answers = house.at_once(*(partial(house.pay, order, method="card", reference=it) for it in spelled))
+            assert sorted(answer.status_code for answer in answers) == [200, 201]
+            assert house.look(order) == ("paid", ["confirmed"], ["valid"])
+        house.agrees()
+
+    def test_payment_given_back_meanwhile_is_answered_or_taken_anew(self, house):
+        id = house.ticket_type(2000)
+        for head_start in rounds():
+            order, reference = house.placed(id), token_hex(8)
+            house.cancel(order)
+            pay = partial(house.pay, order, method="card", reference=reference)
+            back = f"/orders/{order['code']}/payments/{pay().json()['id']}/refund"
+            paid, _ = house.at_once(pay, partial(house.send, "POST", house.admin, back), head_start=head_start)
+            ends = {200: ["refunded"], 201: ["refund_due", "refunded"]}
+            assert house.look(order)[1] == ends[paid.status_code]
+
+
+class TestPayAgainstDelete:
+    def test_order_keeps_its_event(self, house):
+        for head_start in rounds():
+            event_id = house.event()
+            order = house.placed(house.ticket_type(5, event_id))
+            calls = [partial(house.pay, order), partial(house.send, "DELETE", house.admin, f"/events/{event_id}")]
+            random.shuffle(calls)
+            answers = house.at_once(*calls, head_start=head_start)
+            assert reasons(answers) == ["done", "has_orders"]
+            assert house.look(order) == ("paid", ["confirmed"], ["valid"])
+        house.agrees()
+
+    def test_order_that_has_lapsed_is_paid_or_goes_with_its_event(self, house):
+        for head_start in rounds():
+            event_id = house.event()
+            order = house.placed(house.ticket_type(5, event_id))
+            house.lapse(order)
+            calls = {"pay": partial(house.pay, order)}
+            calls["delete"] = partial(house.send, "DELETE", house.admin, f"/events/{event_id}")
+            names = random.sample(sorted(calls), 2)
+            answers = dict(zip(names, house.at_once(*map(calls.get, names), head_start=head_start), strict=True))
+            assert [answers[it].status_code for it in ("pay", "delete")] in ([201, 409], [404, 204])
+        house.agrees()
+
+
+class TestOrderAgainstCurrency:
+    @pytest.mark.parametrize("types", [1, 2])
+    def test_order_is_in_the_currency_of_its_event(self, house, types):
+        for head_start in rounds():
+            event_id = house.event()
+            lines = [(house.ticket_type(5, event_id), 1) for _ in range(types)]
+            change = partial(house.send, "PATCH", house.admin, f"/events/{event_id}", {"currency": "EUR"})
+            calls = [partial(house.order, house.person(), *lines), change]
+            random.shuffle(calls)
+            house.at_once(*calls, head_start=head_start)
+            both = db.select(Event.currency, Order.currency).join(Order.event).where(Event.id == event_id)
+            [(of_event, of_order)] = house.rows(both)
+            assert of_event == of_order
 
 
 class TestCancelAgainstCancel:
@@ -412,8 +395,9 @@ class TestOneReferenceOnTwoOrders:
         id = house.ticket_type(2000)
         for _ in range(ROUNDS):
             orders, reference = [house.placed(id) for _ in range(2)], token_hex(8)
+            spelled = zip(orders, (reference, reference.upper()), strict=True)
             answers = house.at_once(
-                *(partial(house.pay, order, method="card", reference=reference) for order in orders)
+                *(partial(house.pay, order, method="card", reference=reference) for order, reference in spelled)
             )
             assert reasons(answers) == ["done", "reference_used"]
             assert sorted(house.look(order)[0] for order in orders) == ["paid", "pending"]
@@ -424,11 +408,30 @@ class TestOneBuyersParallelOrders:
     @pytest.mark.parametrize("types", [1, 2])
     def test_are_no_more_than_he_may_have(self, house, types):
         event_id = house.event()
-        lines = [(house.ticket_type(200_000, event_id), 1) for _ in range(types)]
+        lines = [(house.ticket_type(200_000, event_id, max_per_order=1000), 1) for _ in range(types)]
         for _ in range(max(3, ROUNDS // 4)):
             buyer = house.person()
             answers = house.at_once(*[partial(house.order, buyer, *lines)] * (MAX_PENDING + 5))
             assert reasons(answers) == ["done"] * MAX_PENDING + ["too_many_pending"] * 5
+        house.agrees()
+
+    @pytest.mark.parametrize("limit", ["max_per_order", "max_per_buyer"])
+    @pytest.mark.parametrize("types", [1, 2])
+    def test_hold_no_more_of_a_type_than_he_may_have(self, house, limit, types):
+        event_id = house.event()
+        lines = [(house.ticket_type(200_000, event_id, **{limit: 4}), 1) for _ in range(types)]
+        for _ in range(max(3, ROUNDS // 4)):
+            buyer = house.person()
+            answers = house.at_once(*[partial(house.order, buyer, *lines)] * 7)
+            assert reasons(answers) == ["done"] * 4 + [limit] * 3
+        house.agrees()
+
+    def test_take_no_more_of_what_costs_nothing_than_he_may_have(self, house):
+        id = house.ticket_type(200_000, price=0, max_per_order=2)
+        for _ in range(max(3, ROUNDS // 4)):
+            buyer = house.person()
+            answers = house.at_once(*[partial(house.order, buyer, (id, 1))] * 5)
+            assert reasons(answers) == ["done"] * 2 + ["max_per_buyer"] * 3
         house.agrees()
 
 
@@ -489,7 +492,9 @@ class TestKill:
         while not over.is_set():
             key = token_hex(8)
             lines = [(id, random.randint(1, 3)) for id in random.sample(types, random.randint(1, 2))]
-            order = self.insist(partial(house.order, person, *lines, **{"Idempotency-Key": key})).json()
+            body = order_body(*lines) | random.choice([{}, {"promo_code": "HALF"}])
+            send = partial(house.send, "POST", person, "/orders", body, **{"Idempotency-Key": key})
+            order = self.insist(send).json()
             orders[order["code"]] = "pending"
             if random.random() < 0.5:
                 assert self.insist(partial(house.pay, order, method="card", reference=key)).ok
@@ -530,7 +535,11 @@ class TestKill:
 
     def test_loses_and_doubles_nothing(self, mortal):
         event_id, over = mortal.event(), Signal()
-        types = [mortal.ticket_type(1_000_000, event_id) for _ in range(2)]
+        types = [mortal.ticket_type(1_000_000, event_id, max_per_order=1000) for _ in range(2)]
+        pool = {"name": "Hall", "quantity": 1_000_000, "ticket_types": types}
+        assert mortal.send("POST", mortal.admin, f"/events/{event_id}/pools", pool).ok
+        code = {"code": "HALF", "percent": 50, "max_uses": 1_000_000}
+        assert mortal.send("POST", mortal.admin, f"/events/{event_id}/promo-codes", code).ok
         buyers = [partial(self.buy_with_keys, mortal, types, over)] * 8
         others = [partial(self.buy_without, mortal, types, over)] * 4
         _, *sold = mortal.at_once(partial(self.kill, mortal, over), *buyers, *others)

@@ -123,3 +123,4 @@ def downgrade():
     op.drop_table("payments")
     op.drop_table("order_items")
     op.drop_table("orders")
+    op.execute("UPDATE ticket_types SET sold = 0, held = 0")  # nobody has them any more

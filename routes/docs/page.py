@@ -1,0 +1,78 @@
+"""The page to read about the API and to try it on: Swagger UI, all of it from this server."""
+
+import re
+from pathlib import Path
+
+import flask_swagger_ui
+from flask import Flask, Response, current_app, send_from_directory
+from flask_restful import Resource
+from werkzeug.routing import BaseConverter
+
+from routes.docs.answers import answers
+from routes.http.access import public
+
+UI = Path(flask_swagger_ui.__file__).parent / "dist"
+FILES = ("start.js", "swagger-ui-bundle.js", "swagger-ui.css", "favicon-32x32.png")
+
+PAGE = """<!DOCTYPE html>
+<html lang="en">
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width">
+<title>Ticketing Application</title>
+<link rel="stylesheet" href="docs/swagger-ui.css">
+<link rel="icon" href="docs/favicon-32x32.png">
+<div id="swagger-ui"></div>
+<script src="docs/swagger-ui-bundle.js"></script>
+<script src="docs/start.js"></script>
+</html>
+"""
+START = """// validatorUrl: nobody outside is asked. persistAuthorization: the token outlives a reload of the page.
+SwaggerUIBundle({
+  url: "openapi.json",
+  dom_id: "#swagger-ui",
+  deepLinking: true,
+  validatorUrl: null,
+  persistAuthorization: true,
+})
+"""
+POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
+    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
+
+
+class FileConverter(BaseConverter):
+    """A file of the documents' page, and no other."""
+
+    regex = f"(?:{'|'.join(map(re.escape, FILES))})"
+    schema = {"type": "string", "enum": list(FILES)}
+
+
+class Home(Resource):
+    @public
+    @answers(302, headers=["Location"])
+    def get(self) -> Response:
+        """Go to the page about the API."""
+        return current_app.response_class(status=302, headers={"Location": "/docs"})
+
+
+class DocsResource(Resource):
+    @public
+    @answers(200, media={"text/html": PAGE})
+    def get(self) -> Response:
+        """Read about the API and try it in the browser."""
+        return current_app.response_class(PAGE, mimetype="text/html", headers={"Content-Security-Policy": POLICY})
+
+
+class DocsFile(Resource):
+    @public
+    @answers(200, media={"text/javascript": START, "text/css": "...", "image/png": "..."})
+    def get(self, file: str) -> Response:
+        """Get a file that the documentation's page needs."""
+        if file == "start.js":
+            return current_app.response_class(START, mimetype="text/javascript")
+        return send_from_directory(UI, file, conditional=False, max_age=3600)
+
+
+def register(app: Flask) -> None:
+    app.url_map.converters["file"] = FileConverter

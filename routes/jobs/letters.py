@@ -1,0 +1,150 @@
+"""What each mail tells, read from the tables at the moment it is sent."""
+
+from collections.abc import Callable
+from typing import Any, cast
+
+from models import Event, Mail, Order, Ticket, User, db
+from routes.outside import messages
+from routes.outside.messages import Recipient
+from routes.selling.mail_tokens import new_mail_token
+from routes.selling.orders import select_orders
+
+
+class Overtaken(Exception):
+    """What the mail was to tell is no longer so: it is not sent."""
+
+
+# To these addresses and no others: the account may have another one by now.
+TO_ONE_ADDRESS = {"verify_address", "address_changed", "password_reset"}
+
+
+def letter_of(mail: Mail) -> tuple[messages.Mail, Recipient]:
+    """What the mail says, and to whom: else than its row says, where the user's address has changed since."""
+    user = db.session.get(User, mail.user_id) if mail.user_id else None
+    if user is None or user.deleted_at:
+        raise Overtaken("The account is gone")
+    address = mail.to if mail.kind in TO_ONE_ADDRESS else user.email
+    return LETTERS[mail.kind](mail), Recipient(name=user.name, address=address)
+
+
+def event_facts(event: Event) -> messages.Event:
+    return messages.Event(
+        id=event.id,
+        version=event.version,
+        status=event.status,
+        name=event.name,
+        description=event.description,
+        venue=event.venue,
+        starts_at=event.starts_at,
+        ends_at=event.ends_at,
+        updated_at=event.updated_at,
+        time_zone=event.time_zone,
+        contact=event.contact,
+    )
+
+
+def order_of(mail: Mail) -> Order:
+    order = cast(Order | None, db.session.scalar(select_orders().where(Order.id == mail.order_id)))
+    if order is None:
+        raise Overtaken("The order is gone")
+    return order
+
+
+def event_of(mail: Mail) -> Event:
+    event = db.session.get(Event, mail.event_id) if mail.event_id else None
+    if event is None:
+        raise Overtaken("The event is gone")
+    return event
+
+
+def facts_of(mail: Mail) -> dict[str, Any]:
+    if mail.facts is None:
+        raise Overtaken("What it told is forgotten")
+    return mail.facts
+
+
+def ticket_facts(ticket: Ticket) -> messages.Ticket:
+    return messages.Ticket(code=ticket.code, ticket_type=ticket.ticket_type.name, holder=ticket.holder)
+
+
+def order_paid(mail: Mail) -> messages.Mail:
+    order = order_of(mail)
+    tickets = [ticket for ticket in order.tickets if ticket.status != "void"]
+    if not tickets:
+        raise Overtaken("The tickets are void")
+    return messages.OrderPaid(
+        event=event_facts(order.event),
+        order=order.code,
+        currency=order.currency,
+        total=order.total,
+        lines=[
+            messages.Line(name=line.name, quantity=line.quantity, unit_price=line.unit_price) for line in order.items
+        ],
+        payments=[
+            messages.Payment(method=payment.method, amount=payment.amount, reference=payment.reference)
+            for payment in order.payments
+            if payment.status == "confirmed"
+        ],
+        tickets=[ticket_facts(ticket) for ticket in tickets],
+    )
+
+
+def money_back(order: Order, facts: dict[str, Any]) -> dict[str, Any]:
+    """What every mail about money that goes back says of it."""
+    of_order = {"event": event_facts(order.event), "order": order.code, "currency": order.currency}
+    return of_order | {name: facts[name] for name in ("amount", "by", "reason")}
+
+
+def order_refunded(mail: Mail) -> messages.Mail:
+    order, facts = order_of(mail), facts_of(mail)
+    tickets = [ticket_facts(ticket) for ticket in order.tickets if ticket.id in facts["tickets"]]
+    return messages.OrderRefunded(**money_back(order, facts), tickets=tickets)
+
+
+def attention(mail: Mail) -> messages.Mail:
+    order, facts = order_of(mail), facts_of(mail)
+    return messages.Attention(event=event_facts(order.event), order=order.code, reason=facts["reason"])
+
+
+def payment_returned(mail: Mail) -> messages.Mail:
+    return messages.PaymentReturned(**money_back(order_of(mail), facts_of(mail)))
+
+
+def event_changed(mail: Mail) -> messages.Mail:
+    event = event_of(mail)
+    if event.status == "canceled":
+        raise Overtaken("The event is canceled, which another mail tells")
+    return messages.EventChanged(event=event_facts(event))
+
+
+def event_canceled(mail: Mail) -> messages.Mail:
+    return messages.EventCanceled(event=event_facts(event_of(mail)))
+
+
+def token_of(mail: Mail) -> str:
+    token = new_mail_token(mail)
+    if token is None:
+        raise Overtaken("The account has changed since")
+    return token
+
+
+def password_reset(mail: Mail) -> messages.Mail:
+    return messages.PasswordReset(token=token_of(mail))
+
+
+def verify_address(mail: Mail) -> messages.Mail:
+    return messages.VerifyAddress(token=token_of(mail))
+
+
+LETTERS: dict[str, Callable[[Mail], messages.Mail]] = {
+    "order_paid": order_paid,
+    "order_refunded": order_refunded,
+    "payment_returned": payment_returned,
+    "event_changed": event_changed,
+    "event_canceled": event_canceled,
+    "attention": attention,
+    "password_reset": password_reset,
+    "verify_address": verify_address,
+    "address_changed": lambda mail: messages.AddressChanged(),
+    "password_changed": lambda mail: messages.PasswordChanged(),
+}
