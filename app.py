@@ -42,7 +42,15 @@ from routes.setup import engines, serving, settings, ticker
 from routes.setup.front import Front
 from routes.staff import MyEventList, StaffDetail, StaffList
 from routes.ticket_types import TicketTypeDetail, TicketTypeList
-from routes.tickets import TicketCheckIn, TicketDetail, TicketList, TicketPage, TicketQR
+from routes.tickets import (
+    TicketCheckIn,
+    TicketDetail,
+    TicketList,
+    TicketPage,
+    TicketQR,
+    TicketTransfer,
+    TransferAccept,
+)
 from routes.users import (
     LoginResource,
     LogoutResource,
@@ -105,6 +113,8 @@ api.add_resource(TicketList, "/tickets")
 api.add_resource(TicketDetail, "/tickets/<code:code>")
 api.add_resource(TicketQR, "/tickets/<code:code>/qr")
 api.add_resource(TicketPage, "/tickets/<code:code>/page")
+api.add_resource(TicketTransfer, "/tickets/<code:code>/transfer")
+api.add_resource(TransferAccept, "/transfers/accept")
 api.add_resource(TicketCheckIn, "/tickets/<code:code>/check-in")
 api.add_resource(AttendeeList, "/events/<id:id>/attendees")
 api.add_resource(SalesReport, "/events/<id:id>/sales")

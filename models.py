@@ -280,6 +280,11 @@ class TicketsVoid(OrderRefused):
     message = "Tickets of these are void already"
 
 
+class TicketsTransferred(OrderRefused):
+    reason = "transferred"
+    message = "Tickets of this order belong to somebody else now"
+
+
 class PaymentRefused(Refused):
     """About money that is taken or given back."""
 
@@ -367,6 +372,25 @@ class AlreadyCheckedIn(DoorRefused):
 class TicketUsed(DoorRefused):
     reason = "used"
     message = "The ticket has been used"
+
+
+class TransferRefused(Refused):
+    """About a ticket that is passed on."""
+
+
+class TransferPending(TransferRefused):
+    reason = "transfer_pending"
+    message = "The ticket is being passed on: take that back first"
+
+
+class EventOver(TransferRefused):
+    reason = "event_over"
+    message = "The event is over"
+
+
+class OwnTicket(TransferRefused):
+    reason = "own_ticket"
+    message = "The ticket is yours already"
 
 
 class NotCheckedIn(DoorRefused):
@@ -1768,6 +1792,56 @@ class Ticket(Model, Serializable):
     def starts_at(self) -> datetime:
         """When its event starts, which lists are sorted by."""
         return self.event.starts_at
+
+
+class TicketCode(Model):
+    """A code that a ticket had before it was passed on. It is void for ever; `user_id` is whose ticket it was."""
+
+    __tablename__ = "ticket_codes"
+
+    code: Mapped[str] = mapped_column(Text, primary_key=True)
+    ticket_id: Mapped[int] = mapped_column(ForeignKey("tickets.id", ondelete="CASCADE"), index=True)
+    user_id: Mapped[int] = mapped_column(ForeignKey("users.id"), index=True)
+    void_since: Mapped[datetime] = mapped_column(UTCDateTime, default=now(), server_default=func.now())
+
+
+TRANSFER_STATUSES = ("pending", "accepted", "withdrawn", "lapsed")
+
+
+class Transfer(Model, Serializable):
+    """A ticket that its owner, `user_id`, passes on to who has the link that is mailed `to` an address.
+
+    One that nobody accepted until `expires_at` has lapsed, whether or not anybody has written that down.
+    """
+
+    __tablename__ = "transfers"
+    __table_args__ = (
+        one_of("status", TRANSFER_STATUSES),
+        Index("uq_transfers_pending", "ticket_id", unique=True, **only_where("status = 'pending'")),
+        Index("ix_transfers_of_user", "user_id", "created_at"),
+        NO_ID_REUSE,
+    )
+    serialize_only = ("status", "to", "expires_at")
+
+    id: Mapped[int] = mapped_column(Integer, primary_key=True)
+    ticket_id: Mapped[int] = mapped_column(ForeignKey("tickets.id", ondelete="CASCADE"), index=True)
+    user_id: Mapped[int] = mapped_column(ForeignKey("users.id"))
+    to: Mapped[str] = mapped_column("to_email", Text, index=True)
+    status: Mapped[str] = mapped_column(Text)
+    created_at: Mapped[datetime] = mapped_column(UTCDateTime, default=now(), server_default=func.now())
+    expires_at: Mapped[datetime] = mapped_column(UTCDateTime)
+
+    ticket: Mapped[Ticket] = relationship()
+    giver: Mapped[User] = relationship()
+
+
+class TransferToken(Model):
+    """The secret in the mail about a transfer, stored as its hash. A mail that is sent twice has two, both good."""
+
+    __tablename__ = "transfer_tokens"
+
+    hash: Mapped[str] = mapped_column(Text, primary_key=True)
+    transfer_id: Mapped[int] = mapped_column(ForeignKey("transfers.id", ondelete="CASCADE"), index=True)
 
 
 MAIL_KINDS = (

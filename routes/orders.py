@@ -1,5 +1,7 @@
 """Orders and the payments for them."""
 
+from functools import partial
+from itertools import compress
 from typing import Any
 
 from flask import Response
@@ -33,6 +35,7 @@ from models import (
     RefundNotFailed,
     SalesClosed,
     SoldOut,
+    TicketsTransferred,
     TicketsVoid,
     TooManyPendingOrders,
     TooManyTickets,
@@ -106,9 +109,15 @@ NO_SALE = (
 )
 
 
-def as_seen(order: dict[str, Any]) -> dict[str, Any]:
-    """The order's JSON. Who took the payments is for those who work here, or for the event."""
-    return order if not order["payments"] or works_for(order["event"]["id"]) else without_takers(order)
+def as_seen(order: Order) -> dict[str, Any]:
+    """The order's JSON. Who took the payments, and the tickets that were passed on, are for those who work here, or for
+    the event."""
+    own = [ticket.user_id == current_user.id for ticket in order.tickets]
+    seen = order.to_dict()
+    if (seen["payments"] or not all(own)) and not works_for(order.event_id):
+        seen["tickets"] = list(compress(seen["tickets"], own))
+        return without_takers(seen)
+    return seen
 
 
 def without_takers(order: dict[str, Any]) -> dict[str, Any]:
@@ -118,6 +127,7 @@ def without_takers(order: dict[str, Any]) -> dict[str, Any]:
 
 
 INSIDE = HolderInside(tickets=[examples.VALID.code])
+PASSED_ON = TicketsTransferred(tickets=[examples.VALID.code])
 NOT_AGAIN = (RefundNotFailed(status="pending"), PaymentDisputed(), ExceedsPaid(left=0))
 
 
@@ -136,7 +146,8 @@ class OrderList(Resource):
             wanted["user"] = current_user.id
         orders = order_list(frozenset(wanted), args.pop("status", None))
         values = wanted | (search(wanted["q"]) if "q" in wanted else {})
-        found, status, headers = page(orders, (Order.id,), values, descending=True, fitting=with_few_tickets, **args)
+        fitting = partial(with_few_tickets, owner=None if sees_all else current_user.id)
+        found, status, headers = page(orders, (Order.id,), values, descending=True, fitting=fitting, **args)
         return found if sees_all else [without_takers(order) for order in found], status, headers
 
     @signed_in
@@ -163,18 +174,18 @@ class OrderDetail(Resource):
     @answers(200, examples.PAID)
     def get(self, code: str) -> JSON:
         """Get an order with its tickets and payments."""
-        return as_seen(order_for(current_user, code).to_dict())
+        return as_seen(order_for(current_user, code))
 
 
 class OrderCancel(Resource):
     @signed_in
-    @answers(200, examples.CANCELED, refuses=[OrderNotPending(status="paid"), INSIDE])
+    @answers(200, examples.CANCELED, refuses=[OrderNotPending(status="paid"), INSIDE, PASSED_ON])
     def post(self, code: str) -> JSON:
         """Cancel an order that is pending, or give back one that cost nothing: for its buyer and for staff."""
         order = order_for(current_user, code)
         cancel(order)
         db.session.commit()
-        return as_seen(order.to_dict())
+        return as_seen(order)
 
 
 class OrderExtend(Resource):
@@ -212,6 +223,7 @@ SOME_MONEY = {"amount": 500, "reason": "Illness"}
 NO_REFUND = (
     OrderNotPaid(status="pending"),
     INSIDE,
+    PASSED_ON,
     TicketsVoid(tickets=[examples.VALID.code]),
     ExceedsPaid(left=2500),
     PaymentDisputed(),

@@ -18,7 +18,7 @@ import requests
 from flask_migrate import upgrade
 
 from app import create_app
-from models import MailToken, User, db, now
+from models import MailToken, Ticket, Transfer, TransferToken, User, db, now
 from routes.docs.examples import CREDENTIALS, MAILED_TOKEN, PROMO_CODE
 from routes.selling.inventory import check_inventory
 from routes.selling.mail_tokens import hashed
@@ -187,7 +187,11 @@ class Season:
         order = self.order(role)
         self.pay(order)
         code = self.read(f"/orders/{order}")["tickets"][0]["code"]
-        if operation.method == "delete":
+        if operation.operationId == "withdrawTicket":
+            self.make(
+                f"/tickets/{code}/transfer", {"email": "somebody@example.com"}, role if role != "nobody" else "user"
+            )
+        elif operation.method == "delete":
             self.make(f"/tickets/{code}/check-in", {})
         return {"code": code}
 
@@ -197,15 +201,32 @@ class Season:
 
     def mail_link(self, kind):
         """Make the document's token one that was mailed to a new account."""
-        user = db.session.get_one(User, self.user()["id"])
+        user = self.user_row()
         link = {"hash": hashed(MAILED_TOKEN), "kind": kind, "expires_at": now(24 * 3600)}
         link |= {"user_id": user.id, "email": user.email, "token_version": user.token_version}
         db.session.execute(db.delete(MailToken))
         db.session.execute(db.insert(MailToken).values(link))
         db.session.commit()
 
+    def transfer_link(self):
+        """Make the document's token one that was mailed to whom a ticket is offered."""
+        self.pay(self.order("user"))
+        ticket = db.session.scalar(db.select(Ticket).order_by(Ticket.id.desc()).limit(1))
+        made = Transfer(ticket=ticket, giver=self.user_row(), to="somebody@example.com", status="pending")
+        ticket.owner, made.expires_at = made.giver, now(3600)
+        db.session.execute(db.delete(TransferToken))
+        db.session.add(made)
+        db.session.flush()
+        db.session.add(TransferToken(hash=hashed(MAILED_TOKEN), transfer_id=made.id))
+        db.session.commit()
+
+    def user_row(self):
+        return db.session.get_one(User, self.user()["id"])
+
     def there(self, operation, role):
         """Make what the operation is to find; what stands in its path."""
+        if operation.path == "/transfers/accept":
+            self.transfer_link()
         if operation.path in MAILED:
             self.mail_link(MAILED[operation.path])
         kinds = {

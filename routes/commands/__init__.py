@@ -16,6 +16,7 @@ from routes.selling import accounts
 from routes.selling.inventory import check_inventory
 from routes.selling.mail_tokens import forget_old_tokens
 from routes.selling.places import events_with_lapsed_orders, lapse_some
+from routes.selling.transfers import forget_old_transfers
 
 new_password = click.option(
     "--password", prompt=True, hide_input=True, confirmation_prompt=True, callback=checked(Password())
@@ -62,6 +63,7 @@ def expire_orders() -> None:
     orders = sum(lapse_in_steps(event_id) for event_id in events_with_lapsed_orders())
     keys, logins = IdempotencyKey.forget_old(), accounts.forget_old_logins()
     forget_old_tokens()
+    forget_old_transfers()
     db.session.commit()
     click.echo(f"Expired orders: {orders}. Forgotten: {keys} idempotency keys, {logins} log-ins.")
 

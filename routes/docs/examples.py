@@ -21,6 +21,7 @@ from models import (
     Refund,
     Ticket,
     TicketType,
+    Transfer,
     User,
     as_json,
 )
@@ -140,6 +141,7 @@ CHECKOUT = Checkout(
     order=PENDING,
 )
 VALID = ticket("valid", PAID)
+TRANSFER = Transfer(status="pending", to="grace@example.com", expires_at=STARTS)
 ticket("void", REFUNDED)
 USED = ticket("used", order("paid"), STARTS)
 
@@ -231,4 +233,5 @@ MODELS = (
     PROMO_CODE,
     APPOINTMENT,
     AUDIT,
+    TRANSFER,
 )

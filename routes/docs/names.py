@@ -19,6 +19,8 @@ BODIES = {
     "appointStaff": "NewAppointment",
     "deleteMe": "CurrentPassword",
     "resetPassword": "NewPassword",
+    "offerTicket": "NewTransfer",
+    "acceptTicket": "TransferAcceptance",
     "requestPasswordReset": "PasswordResetRequest",
     "verifyAddress": "Verification",
 }

@@ -2,7 +2,7 @@
 
 import json
 
-from sqlalchemy import delete, func, or_, select, update
+from sqlalchemy import delete, func, or_, select, union_all, update
 
 from models import (
     UNSYNCHRONIZED,
@@ -16,6 +16,7 @@ from models import (
     Order,
     Payment,
     Ticket,
+    TicketCode,
     User,
     db,
     lock_rows,
@@ -24,6 +25,7 @@ from models import (
 )
 from routes.selling.audit import record
 from routes.selling.places import let_go
+from routes.selling.transfers import forget_transfers
 
 NOBODY = "Deleted account"
 
@@ -39,6 +41,7 @@ def delete_account(user: User) -> None:
     db.session.execute(delete(Appointment).where(Appointment.user_id == user.id), execution_options=UNSYNCHRONIZED)
     forget_answers(user)
     forget_attendees(user.id)
+    forget_transfers(user)
     forget_mails(user.id)
     user.name, user.email, user.password = NOBODY, f"{random_id()}@deleted.invalid", None
     user.role, user.active, user.deleted_at = "user", False, now()
@@ -72,7 +75,8 @@ def forget_answers(user: User) -> None:
     db.session.execute(own, execution_options=UNSYNCHRONIZED)
     taken = select(Payment.order_id).where(Payment.taken_by == user.id)
     orders = select(Order.code).where(or_(Order.user_id == user.id, Order.id.in_(taken)))
-    tickets = select(Ticket.code).where(Ticket.user_id == user.id)
+    passed_on = select(TicketCode.code).where(TicketCode.user_id == user.id)
+    tickets = union_all(select(Ticket.code).where(Ticket.user_id == user.id), passed_on)
     about = or_(
         func.substr(IdempotencyKey.path, len("/orders/") + 1, 32).in_(orders),
         func.substr(IdempotencyKey.path, len("/tickets/") + 1, 32).in_(tickets),

@@ -12,6 +12,7 @@ from models import (
     NotCheckedIn,
     Order,
     Ticket,
+    TicketCode,
     TicketUsed,
     TicketVoid,
     WrongEvent,
@@ -22,20 +23,25 @@ from models import (
 )
 from routes.selling.appointments import is_appointed
 from routes.selling.audit import acts_for_himself, name_of, record
-from routes.selling.orders import lock_ticket
+from routes.selling.orders import lock_ticket, locked_ticket
 
 
-def check_in(ticket: Ticket, event_id: int | None = None, *, to: Any = None) -> None:
-    """Let one person in, once; at the door of `event_id`, if it is given. The event can't be canceled meanwhile.
+def check_in(ticket: Ticket, code: str, event_id: int | None = None, *, to: Any = None) -> None:
+    """Let one person in, once, by the `code` that is shown; at the door of `event_id`, if it is given.
+
+    The event can't be canceled meanwhile.
 
     Who is appointed for another event alone is not told whose ticket it is; `to` is the user who asks.
     """
     canceled_at = keep_rows(select(Event.canceled_at).where(Event.id == ticket.event_id), key_share=False).one_or_none()
-    lock_ticket(ticket)
+    locked_ticket(ticket.id)
     if event_id not in (None, ticket.event_id):
         facts = {"event": {"id": ticket.event_id, "name": ticket.event.name}}
         knows = to is None or ticket.visible_to(to) or is_appointed(to.id, ticket.event_id)
         raise WrongEvent(**facts, **(shown(ticket) if knows else {}))
+    if ticket.code != code:
+        passed_on = select(TicketCode.void_since).where(TicketCode.code == code)
+        raise TicketVoid(since=db.session.scalar(passed_on), **shown(ticket))
     if ticket.status == "void":
         raise TicketVoid(since=void_since(ticket), **shown(ticket))
     if ticket.status == "used":

@@ -26,6 +26,7 @@ from models import (
     RefundNotDue,
     RefundNotFailed,
     Ticket,
+    TicketsTransferred,
     db,
     line_amount,
     lock_rows,
@@ -66,6 +67,7 @@ def refund(
     named = tickets_named(order, tickets or ())
     if tickets is None and amount is None:
         named, amount = valid_tickets(order), payment.left if payment else 0
+        refuse_passed_on(order, named)
         let_go([order.id], was="paid", becomes="refunded")
     else:
         amount = price_of(order, named) if amount is None else amount
@@ -96,6 +98,13 @@ def tickets_named(order: Order, codes: Collection[str]) -> list[Ticket]:
 
 def valid_tickets(order: Order) -> list[Ticket]:
     return list(db.session.scalars(select(Ticket).where(Ticket.order_id == order.id, Ticket.status == "valid")))
+
+
+def refuse_passed_on(order: Order, tickets: Collection[Ticket]) -> None:
+    """What belongs to somebody else now is taken from him only where it is named."""
+    passed_on = [ticket.code for ticket in tickets if ticket.user_id != order.user_id]
+    if passed_on:
+        raise TicketsTransferred(tickets=passed_on)
 
 
 def price_of(order: Order, tickets: Collection[Ticket]) -> int:

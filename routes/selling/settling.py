@@ -22,6 +22,7 @@ from models import (
     PromoCode,
     ReferenceUsed,
     Ticket,
+    TicketsTransferred,
     TicketType,
     User,
     as_json,
@@ -58,6 +59,9 @@ def cancel(order: Order) -> None:
     if order.status != "pending" and (order.state != "paid" or order.total):
         raise OrderNotPending(status=order.status)
     was = order.state
+    passed_on = select(Ticket.id).where(Ticket.order_id == order.id, Ticket.user_id != order.user_id)
+    if was == "paid" and db.session.scalar(passed_on.limit(1)) is not None:
+        raise TicketsTransferred(tickets=[])  # their codes are not the buyer's
     let_go([order.id], was=was, becomes="canceled")
     db.session.expire(order, ["tickets"])
     if not acts_for_himself(order.user_id):
