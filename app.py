@@ -60,6 +60,7 @@ from routes.users import (
     UserResource,
     UserSignup,
 )
+from routes.waiting import EventWaiting, MyWaitingList, WaitingDetail
 
 HERE = Path(__file__).parent
 
@@ -86,6 +87,9 @@ api.add_resource(EventDetail, "/events/<id:id>")
 api.add_resource(EventAvailability, "/events/<id:id>/availability")
 api.add_resource(EventCopies, "/events/<id:id>/copies")
 api.add_resource(EventCalendar, "/events/<id:id>/calendar")
+api.add_resource(EventWaiting, "/events/<id:id>/waiting")
+api.add_resource(MyWaitingList, "/me/waiting")
+api.add_resource(WaitingDetail, "/waiting/<id:id>")
 api.add_resource(StaffList, "/events/<id:id>/staff")
 api.add_resource(StaffDetail, "/events/<id:id>/staff/<id:user>")
 api.add_resource(MyEventList, "/me/events")

@@ -256,6 +256,16 @@ class TooManyPendingOrders(PlacingRefused):
     message = "Please pay or cancel your pending orders first"
 
 
+class PlacesAvailable(PlacingRefused):
+    reason = "available"
+    message = "There are places: please order them"
+
+
+class AlreadyWaiting(PlacingRefused):
+    reason = "already_waiting"
+    message = "You wait for this ticket type already, or have an offer for it"
+
+
 class OrderRefused(Refused):
     """About an order that is there."""
 
@@ -1115,7 +1125,8 @@ class TicketType(Model, Versioned, Serializable):
     `held` still counts holds that have lapsed, until somebody needs their places: `available` adds those back.
     `closed` is the state that keeps it from being sold now, whatever is left of it, or None.
     `rules_version` counts the changes that may end or narrow the sale, the event's too: who takes places compares it.
-    A `hidden` one is there only for who has a promo code that unlocks it.
+    A `hidden` one is there only for who has a promo code that unlocks it. `waited` is how many places people wait for
+    on its waiting list, and `waited_least` how many the smallest group of them, or 0.
     """
 
     __tablename__ = "ticket_types"
@@ -1164,6 +1175,8 @@ class TicketType(Model, Versioned, Serializable):
     sales_end: Mapped[datetime | None] = mapped_column(UTCDateTime)
     hidden: Mapped[bool] = mapped_column(Boolean, default=False, server_default=false())
     pool_id: Mapped[int | None] = mapped_column(ForeignKey("pools.id"), index=True)
+    waited: Mapped[int] = mapped_column(Integer, default=0, server_default="0")
+    waited_least: Mapped[int] = mapped_column(Integer, default=0, server_default="0")
 
     event: Mapped[Event] = relationship(back_populates="ticket_types")
     pool: Mapped[Pool | None] = relationship(back_populates="members")
@@ -1174,8 +1187,9 @@ class TicketType(Model, Versioned, Serializable):
 
     @property
     def free(self) -> int:
+        """How many places are free for who does not wait for them."""
         own = self.quantity - self.sold - self.held + (self.lapsed or 0)
-        return self.least(own, self.pool_free)
+        return self.beyond_waiting(self.least(own, self.pool_free), self.waited or 0, self.waited_least or 0)
 
     @property
     def available(self) -> int:
@@ -1189,6 +1203,12 @@ class TicketType(Model, Versioned, Serializable):
     def least(own: int, pool_free: int | None) -> int:
         """How many places are free, of its own and of its pool's, if it has one."""
         return own if pool_free is None else min(own, pool_free)
+
+    @staticmethod
+    def beyond_waiting(free: int, waited: int, waited_least: int) -> int:
+        """How many free places are for who does not wait: what is left beyond all that is waited for, or what is too
+        few for each who does."""
+        return free if not waited or free < waited_least else max(free - waited, 0)
 
     @staticmethod
     def on_offer(free: int, closed: str | None) -> int:
@@ -1336,7 +1356,8 @@ class Order(Model, Timestamps, Serializable):
     """A purchase, all or nothing. While it is pending it holds its places, until `expires_at`.
 
     `state` is what is stored; `status` is what is true: a pending order whose hold has lapsed is expired, whether or
-    not anybody has written that down yet. `number` counts its buyer's orders: of two placed at once one must wait.
+    not anybody has written that down yet. `number` counts its buyer's orders: of two placed at once one must wait. One
+    that was `offered` was made for who waited.
     """
 
     __tablename__ = "orders"
@@ -1387,6 +1408,7 @@ class Order(Model, Timestamps, Serializable):
     expires_at: Mapped[datetime] = mapped_column(UTCDateTime)
     promo_code_id: Mapped[int | None] = mapped_column(ForeignKey("promo_codes.id"))
     attendee_name: Mapped[str | None] = mapped_column(Text)
+    offered: Mapped[bool] = mapped_column(Boolean, server_default=false())
 
     buyer: Mapped[User] = relationship()
     event: Mapped[Event] = relationship()
@@ -1844,6 +1866,78 @@ class TransferToken(Model):
     transfer_id: Mapped[int] = mapped_column(ForeignKey("transfers.id", ondelete="CASCADE"), index=True)
 
 
+WAITING_STATUSES = ("waiting", "offered", "bought", "lapsed", "left", "closed")
+
+
+class WaitingEntry(Model, Serializable):
+    """Somebody who waits for places of a ticket type. An offer is an order that holds them.
+
+    `state` is what is stored; `status` is what is true: what became of an offer is what became of its order.
+    """
+
+    __tablename__ = "waiting_entries"
+    __table_args__ = (
+        one_of("status", WAITING_STATUSES),
+        CheckConstraint("quantity > 0", name="quantity"),
+        Index(
+            "uq_waiting_entries_active",
+            "user_id",
+            "ticket_type_id",
+            unique=True,
+            **only_where("status IN ('waiting', 'offered')"),
+        ),
+        Index("ix_waiting_entries_in_line", "ticket_type_id", "id", **only_where("status = 'waiting'")),
+        Index("ix_waiting_entries_of_event", "event_id", "id"),
+        Index("ix_waiting_entries_of_user", "user_id", "id"),
+        NO_ID_REUSE,
+    )
+    serialize_only = (
+        "id",
+        "event.id",
+        "event.name",
+        "ticket_type.id",
+        "ticket_type.name",
+        "quantity",
+        "status",
+        "position",
+        "offer",
+        "created_at",
+    )
+    of_user = ("user.id", "user.name")
+    CHOICES = {"status": WAITING_STATUSES}
+
+    id: Mapped[int] = mapped_column(Integer, primary_key=True)
+    user_id: Mapped[int] = mapped_column(ForeignKey("users.id"))
+    event_id: Mapped[int] = mapped_column(ForeignKey("events.id", ondelete="CASCADE"))
+    ticket_type_id: Mapped[int] = mapped_column(ForeignKey("ticket_types.id", ondelete="CASCADE"), index=True)
+    quantity: Mapped[int] = mapped_column(Integer)
+    state: Mapped[str] = mapped_column("status", Text)
+    order_id: Mapped[int | None] = mapped_column(ForeignKey("orders.id", ondelete="SET NULL"), index=True)
+    created_at: Mapped[datetime] = mapped_column(UTCDateTime, default=now(), server_default=func.now())
+
+    user: Mapped[User] = relationship()
+    event: Mapped[Event] = relationship()
+    ticket_type: Mapped[TicketType] = relationship()
+    purchase: Mapped[Order | None] = relationship()
+
+    @property
+    def offer(self) -> str | None:
+        """The code of the order that was offered."""
+        return self.purchase.code if self.purchase else None
+
+    @property
+    def status(self) -> str:
+        if self.state == "waiting" and self.ticket_type.closed in ("canceled", "over"):
+            return "closed"
+        if self.state != "offered":
+            return self.state
+        return OUTCOMES[self.purchase.status] if self.purchase else "left"
+
+
+# What became of an offer, by the status of its order.
+OUTCOMES = {"pending": "offered", "paid": "bought", "refunded": "bought", "expired": "lapsed", "canceled": "left"}
+
+
 MAIL_KINDS = (
     "order_paid",
     "order_refunded",
@@ -2008,3 +2102,20 @@ TicketType.closed = column_property(
     deferred=True,
 )
 Order.lapsed = column_property(Order.expires_at <= now())
+IN_LINE = WaitingEntry.__table__.alias("in_line")
+# Null where it does not wait any more.
+WaitingEntry.position = column_property(
+    case(
+        (
+            WaitingEntry.state == "waiting",
+            select(func.count())
+            .where(
+                IN_LINE.c.ticket_type_id == WaitingEntry.ticket_type_id,
+                IN_LINE.c.status == "waiting",
+                IN_LINE.c.id <= WaitingEntry.id,
+            )
+            .correlate(WaitingEntry)
+            .scalar_subquery(),
+        )
+    )
+)

@@ -129,6 +129,16 @@ class Season:
             found["promo"] = PROMO_CODE.code
         return found
 
+    def sold_out(self):
+        """An event and a ticket type of it of which there is none."""
+        event_id = self.event()
+        made = self.make(f"/events/{event_id}/ticket-types", {**TICKET_TYPE, "quantity": 0})
+        return event_id, {"ticket_type_id": made["id"], "quantity": 1}
+
+    def waiting(self, role):
+        event_id, body = self.sold_out()
+        return self.make(f"/events/{event_id}/waiting", body, role if role != "nobody" else "user")["id"]
+
     def pool(self, event_id):
         return self.make(f"/events/{event_id}/pools", {"name": "Hall", "quantity": 10})["id"]
 
@@ -234,6 +244,7 @@ class Season:
             "categories": lambda: {"id": self.category()},
             "events": lambda: self.event_for(operation),
             "ticket-types": lambda: {"id": self.ticket_type(self.event())},
+            "waiting": lambda: {"id": self.waiting(role)},
             "pools": lambda: {"id": self.pool(self.event())},
             "promo-codes": lambda: {"id": self.promo_code(self.event())},
             "orders": lambda: self.order_for(operation, role),
@@ -249,6 +260,9 @@ class Season:
             sent[name] = secrets.token_hex(8)  # taken once each
         if operation.path == "/sign-up":
             sent["email"] = f"{secrets.token_hex(8)}@example.com"
+        if operation.operationId == "waitForTickets":
+            event_id, body = self.sold_out()
+            return self.send(role, "POST", f"/events/{event_id}/waiting", body)
         path = operation.path.format(**self.there(operation, role))
         if path.startswith("/webhooks/"):
             self.pay_by_card(self.order("user"), "user")

@@ -314,7 +314,19 @@ def address(app, client, season, buyer, make_user, make_event, make_ticket_type,
         body = {"code": PROMO_CODE.code, "percent": 20}
         return client.post(f"/events/{make_event()}/promo-codes", json=body, headers=admin.headers).get_json()
 
+    def sell_out():
+        with app.app_context():
+            db.session.get_one(TicketType, season["ticket_type_id"]).quantity = 0
+            db.session.commit()
+        return {"id": season["event_id"]}
+
+    def waiting(operation):
+        body = {"ticket_type_id": season["ticket_type_id"], "quantity": 1}
+        return client.post("/events/{id}/waiting".format(**sell_out()), json=body, headers=admin.headers).get_json()
+
     def event(operation):
+        if operation.operationId == "waitForTickets":
+            return sell_out()
         if "{promo}" not in operation.path:
             return appointment(operation)
         return {"id": promo_code(operation)["event_id"], "promo": PROMO_CODE.code}
@@ -325,6 +337,7 @@ def address(app, client, season, buyer, make_user, make_event, make_ticket_type,
         "events": event,
         "ticket-types": lambda operation: {"id": make_ticket_type()},
         "pools": pool,
+        "waiting": waiting,
         "promo-codes": promo_code,
         "orders": order,
         "tickets": ticket,

@@ -23,6 +23,8 @@ from models import (
     Order,
     Payment,
     Pool,
+    TicketType,
+    WaitingEntry,
     db,
 )
 
@@ -135,6 +137,68 @@ class TestShared:
         done = reasons(sold).count("done")
         assert (lowered.ok and done <= 10) or lowered.json()["reason"] == "below_sold"
         house.agrees()
+
+
+class TestWaiting:
+    """The last place is canceled while some wait and everybody passes by."""
+
+    def scene(self, house, waiting=3):
+        event_id = house.event()
+        id = house.ticket_type(1, event_id)
+        order = house.placed(id)
+        people = [house.person() for _ in range(waiting)]
+        body = {"ticket_type_id": id, "quantity": 1}
+        entries = [house.send("POST", person, f"/events/{event_id}/waiting", body).json()["id"] for person in people]
+        return id, order, people, entries
+
+    def states(self, house, entries):
+        rows = house.rows(db.select(WaitingEntry.state).where(WaitingEntry.id.in_(entries)).order_by(WaitingEntry.id))
+        return [state for (state,) in rows]
+
+    def test_first_who_waits_has_the_last_place(self, house):
+        for _ in range(max(ROUNDS // 4, 2)):
+            id, order, _, entries = self.scene(house)
+            passers = [partial(house.order, house.person(), (id, 1)) for _ in range(BUYERS - 1)]
+            canceled, *answers = house.at_once(partial(house.cancel, order), *passers)
+            assert canceled.ok
+            assert set(reasons(answers)) == {"sold_out"}
+            assert self.states(house, entries) == ["offered", "waiting", "waiting"]
+            house.agrees()
+
+    def test_two_places_at_once_are_offered_once_each(self, house):
+        for head_start in rounds():
+            event_id = house.event()
+            id = house.ticket_type(2, event_id)
+            orders = [house.placed(id) for _ in range(2)]
+            body = {"ticket_type_id": id, "quantity": 1}
+            for _ in range(3):
+                assert house.send("POST", house.person(), f"/events/{event_id}/waiting", body).ok
+            house.at_once(*(partial(house.cancel, order) for order in orders), head_start=head_start)
+            rows = house.rows(db.select(WaitingEntry.state).where(WaitingEntry.ticket_type_id == id))
+            assert sorted(state for (state,) in rows) == ["offered", "offered", "waiting"]
+            house.agrees()
+
+    def test_joining_leaving_and_buying_at_once(self, house):
+        for _ in range(max(ROUNDS // 4, 2)):
+            id, order, people, entries = self.scene(house, waiting=4)
+            event_id = house.rows(db.select(TicketType.event_id).where(TicketType.id == id))[0][0]
+            body = {"ticket_type_id": id, "quantity": 1}
+            leaving = [
+                partial(house.send, "DELETE", person, f"/waiting/{entry}")
+                for person, entry in zip(people[:2], entries[:2], strict=True)
+            ]
+            joining = [
+                partial(house.send, "POST", house.person(), f"/events/{event_id}/waiting", body) for _ in range(4)
+            ]
+            more = partial(house.send, "PATCH", house.admin, f"/ticket-types/{id}", {"quantity": 3})
+            passing = [partial(house.order, house.person(), (id, 1)) for _ in range(4)]
+            answers = house.at_once(partial(house.cancel, order), more, *leaving, *joining, *passing)
+            assert max(answer.status_code for answer in answers) < 500
+            house.send("GET", house.admin, f"/events/{event_id}/waiting")
+            rows = house.rows(db.select(TicketType.quantity - TicketType.held).where(TicketType.id == id))
+            free, waiting = rows[0][0], self.states(house, entries).count("waiting")
+            assert not (free and waiting)
+            house.agrees()
 
 
 class TestPayAgainstCancel:

@@ -5,6 +5,8 @@ It is a year ahead, so that what is pasted from there can be bought.
 
 from datetime import UTC, date, datetime, timedelta
 
+from sqlalchemy.orm.attributes import set_committed_value
+
 from models import (
     APPOINTMENTS,
     Appointment,
@@ -23,6 +25,7 @@ from models import (
     TicketType,
     Transfer,
     User,
+    WaitingEntry,
     as_json,
 )
 
@@ -141,6 +144,9 @@ CHECKOUT = Checkout(
     order=PENDING,
 )
 VALID = ticket("valid", PAID)
+WAITING = WaitingEntry(id=1, quantity=2, state="waiting", ticket_type=TICKET_TYPE, user=USER, created_at=BOUGHT)
+WAITING.event = EVENT
+set_committed_value(WAITING, "position", 3)
 TRANSFER = Transfer(status="pending", to="grace@example.com", expires_at=STARTS)
 ticket("void", REFUNDED)
 USED = ticket("used", order("paid"), STARTS)
@@ -202,7 +208,9 @@ AUDIT = Audit(
 MAY_BE_NULL = {
     "checked_in_at": datetime,
     "max_per_buyer": int,
+    "offer": str,
     "pool_id": int,
+    "position": int,
     "promo_code": str,
     "provider": str,
     "sales_end": datetime,
@@ -234,4 +242,5 @@ MODELS = (
     APPOINTMENT,
     AUDIT,
     TRANSFER,
+    WAITING,
 )

@@ -160,6 +160,22 @@ def transfer_given(transfer: Transfer) -> messages.Mail:
     return messages.TransferGiven(event=event_facts(event), ticket_type=ticket_type.name, to=transfer.to)
 
 
+def waiting_offer(mail: Mail) -> messages.Mail:
+    order = order_of(mail)
+    if order.status != "pending":
+        raise Overtaken("The offer is over")
+    [line] = order.items
+    return messages.WaitingOffer(
+        event=event_facts(order.event),
+        order=order.code,
+        currency=order.currency,
+        total=order.total,
+        ticket_type=line.name,
+        quantity=line.quantity,
+        expires_at=order.expires_at,
+    )
+
+
 def token_of(mail: Mail) -> str:
     token = new_mail_token(mail)
     if token is None:
@@ -183,6 +199,7 @@ LETTERS: dict[str, Callable[[Mail], messages.Mail]] = {
     "event_canceled": event_canceled,
     "attention": attention,
     "ticket_transferred": ticket_transferred,
+    "waiting_offer": waiting_offer,
     "password_reset": password_reset,
     "verify_address": verify_address,
     "address_changed": lambda mail: messages.AddressChanged(),

@@ -14,9 +14,11 @@ from models import (
     Mail,
     MailToken,
     Order,
+    OrderLine,
     Payment,
     Ticket,
     TicketCode,
+    TicketType,
     User,
     db,
     lock_rows,
@@ -26,6 +28,7 @@ from models import (
 from routes.selling.audit import record
 from routes.selling.places import let_go
 from routes.selling.transfers import forget_transfers
+from routes.selling.waiting import forget_waiting, types_waited_for
 
 NOBODY = "Deleted account"
 
@@ -43,6 +46,7 @@ def delete_account(user: User) -> None:
     forget_attendees(user.id)
     forget_transfers(user)
     forget_mails(user.id)
+    forget_waiting(user.id)
     user.name, user.email, user.password = NOBODY, f"{random_id()}@deleted.invalid", None
     user.role, user.active, user.deleted_at = "user", False, now()
     user.pending_email = user.email_verified_at = None
@@ -51,9 +55,15 @@ def delete_account(user: User) -> None:
 
 
 def close_orders(user_id: int) -> None:
-    """Cancel what is pending. What has lapsed is canceled too, so that no later payment makes tickets of it."""
+    """Cancel what is pending. What has lapsed is canceled too, so that no later payment makes tickets of it.
+
+    The ticket types that he waits for are locked with those of the orders.
+    """
     unpaid = select(Order).where(Order.user_id == user_id, Order.state.in_(("pending", "expired"))).order_by(Order.id)
     orders = lock_rows(unpaid).all()
+    of_orders = select(OrderLine.ticket_type_id).where(OrderLine.order_id.in_([order.id for order in orders]))
+    types = or_(TicketType.id.in_(of_orders), TicketType.id.in_(types_waited_for(user_id)))
+    lock_rows(select(TicketType.id).where(types).order_by(TicketType.id)).all()
     let_go([order.id for order in orders if order.state == "pending"], was="pending", becomes="canceled")
     lapsed = update(Order).where(Order.id.in_([order.id for order in orders if order.state == "expired"]))
     db.session.execute(lapsed.values(state="canceled"), execution_options=UNSYNCHRONIZED)
