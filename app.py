@@ -16,6 +16,7 @@ from routes.checkouts import CheckoutSettle, OrderCheckout, ProviderNotice
 from routes.docs import page
 from routes.docs.openapi import OpenAPIResource
 from routes.docs.page import DocsFile, DocsResource, Home
+from routes.door import DoorList, ScanList
 from routes.events import EventAvailability, EventCalendar, EventCopies, EventDetail, EventList, EventRefund
 from routes.health import HealthLive, HealthResource
 from routes.http import api as http_api
@@ -120,6 +121,8 @@ api.add_resource(TicketPage, "/tickets/<code:code>/page")
 api.add_resource(TicketTransfer, "/tickets/<code:code>/transfer")
 api.add_resource(TransferAccept, "/transfers/accept")
 api.add_resource(TicketCheckIn, "/tickets/<code:code>/check-in")
+api.add_resource(DoorList, "/events/<id:id>/door")
+api.add_resource(ScanList, "/events/<id:id>/scans")
 api.add_resource(AttendeeList, "/events/<id:id>/attendees")
 api.add_resource(SalesReport, "/events/<id:id>/sales")
 api.add_resource(PaymentReport, "/payments")

@@ -10,6 +10,7 @@ import secrets
 import sqlite3
 import unicodedata
 import zoneinfo
+from base64 import b64encode
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from datetime import UTC, datetime, timedelta
@@ -522,6 +523,38 @@ def prefix_bounds(prefix: str) -> tuple[str, str]:
 
 
 TEXT_PATTERN = "text_pattern_ops"
+
+
+class change_number(FunctionElement[int]):
+    """What a row is marked with by the transaction that changes it; `door_version` says what was not there before."""
+
+    type = BigInteger()
+    inherit_cache = True
+
+
+class door_version(FunctionElement[int]):
+    """A number that all rows have less of that are there now. What is committed later has it or more, however long its
+    transaction took; of what was changed just now, some may have more already."""
+
+    type = BigInteger()
+    inherit_cache = True
+
+
+@compiles(change_number, "postgresql")
+def change_number_postgresql(element: change_number, compiler: Any, **kwargs: Any) -> str:
+    return "CAST(CAST(pg_current_xact_id() AS TEXT) AS BIGINT)"
+
+
+@compiles(door_version, "postgresql")
+def door_version_postgresql(element: door_version, compiler: Any, **kwargs: Any) -> str:
+    return "CAST(CAST(pg_snapshot_xmin(pg_current_snapshot()) AS TEXT) AS BIGINT)"
+
+
+@compiles(change_number, "sqlite")
+@compiles(door_version, "sqlite")
+def next_number_sqlite(element: FunctionElement[int], compiler: Any, **kwargs: Any) -> str:
+    marked = (f"(SELECT coalesce(max(changed), 0) FROM {table})" for table in ("tickets", "ticket_codes"))
+    return f"(max({', '.join(marked)}) + 1)"
 
 
 class random_key(FunctionElement[str]):
@@ -1786,6 +1819,9 @@ class Ticket(Model, Serializable):
     checked_in_at: Mapped[datetime | None] = mapped_column(UTCDateTime)
     attendee_name: Mapped[str | None] = mapped_column(Text)
     attendee_folded: Mapped[str | None] = mapped_column(Text)
+    changed: Mapped[int] = mapped_column(
+        BigInteger, default=change_number(), onupdate=change_number(), server_default="0", index=True
+    )
 
     purchase: Mapped[Order] = relationship(back_populates="tickets")
     owner: Mapped[User] = relationship()
@@ -1825,6 +1861,94 @@ class TicketCode(Model):
     ticket_id: Mapped[int] = mapped_column(ForeignKey("tickets.id", ondelete="CASCADE"), index=True)
     user_id: Mapped[int] = mapped_column(ForeignKey("users.id"), index=True)
     void_since: Mapped[datetime] = mapped_column(UTCDateTime, default=now(), server_default=func.now())
+    changed: Mapped[int] = mapped_column(BigInteger, default=change_number(), server_default="0", index=True)
+
+
+def code_hash(code: str) -> str:
+    """What says which code it is, and lets nobody in."""
+    return b64encode(sha256(code.encode()).digest()[:12]).decode()
+
+
+SCAN_OUTCOMES = ("accepted", "already_checked_in", "void", "wrong_event", "unknown")
+
+
+class Scan(Model, Serializable):
+    """A code that was shown at a door, and what came of it. One that was let in without a network has a `nonce` of its
+    `device`, and the time by that device's clock, `at`.
+
+    `conflict` says that somebody was let in who should not have been; `first` is the scan by which the ticket was used
+    before. The code itself is not kept.
+    """
+
+    __tablename__ = "scans"
+    __table_args__ = (
+        one_of("outcome", SCAN_OUTCOMES),
+        CheckConstraint("(device IS NULL) = (nonce IS NULL)", name="nonce"),
+        UniqueConstraint("event_id", "device", "nonce"),
+        Index("ix_scans_in_conflict", "event_id", "id", **only_where("conflict")),
+        Index("ix_scans_of_event", "event_id", "id"),
+        NO_ID_REUSE,
+    )
+    serialize_only = (
+        "id",
+        "outcome",
+        "conflict",
+        "accepted",
+        "device",
+        "at",
+        "received_at",
+        "by.id",
+        "by.name",
+        "ticket_code",
+        "ticket_holder",
+        "ticket_type_name",
+        "first_device",
+        "first_received_at",
+    )
+    CHOICES = {"outcome": SCAN_OUTCOMES}
+
+    id: Mapped[int] = mapped_column(Integer, primary_key=True)
+    event_id: Mapped[int] = mapped_column(ForeignKey("events.id", ondelete="CASCADE"))
+    ticket_id: Mapped[int | None] = mapped_column(ForeignKey("tickets.id", ondelete="CASCADE"), index=True)
+    code_hash: Mapped[str] = mapped_column(Text)
+    device: Mapped[str | None] = mapped_column(Text)
+    nonce: Mapped[str | None] = mapped_column(Text)
+    at: Mapped[datetime | None] = mapped_column(UTCDateTime)
+    received_at: Mapped[datetime] = mapped_column(UTCDateTime, default=now(), server_default=func.now())
+    accepted: Mapped[bool] = mapped_column(Boolean)
+    outcome: Mapped[str] = mapped_column(Text)
+    conflict: Mapped[bool] = mapped_column(Boolean)
+    first_id: Mapped[int | None] = mapped_column(ForeignKey("scans.id", ondelete="SET NULL"), index=True)
+    user_id: Mapped[int | None] = mapped_column(ForeignKey("users.id"), index=True)
+
+    by: Mapped[User | None] = relationship()
+    shown: Mapped[Ticket | None] = relationship()
+    before: Mapped["Scan | None"] = relationship(remote_side="Scan.id")
+
+    @property
+    def own_ticket(self) -> Ticket | None:
+        """The ticket that was shown, if it is one of this event."""
+        return self.shown if self.shown and self.shown.event_id == self.event_id else None
+
+    @property
+    def ticket_code(self) -> str | None:
+        return self.own_ticket and self.own_ticket.code
+
+    @property
+    def ticket_holder(self) -> str | None:
+        return self.own_ticket and self.own_ticket.holder
+
+    @property
+    def ticket_type_name(self) -> str | None:
+        return self.own_ticket and self.own_ticket.ticket_type.name
+
+    @property
+    def first_device(self) -> str | None:
+        return self.before and self.before.device
+
+    @property
+    def first_received_at(self) -> datetime | None:
+        return self.before and self.before.received_at
 
 
 TRANSFER_STATUSES = ("pending", "accepted", "withdrawn", "lapsed")

@@ -28,6 +28,7 @@ from models import (
 from routes.docs import examples
 from routes.docs.answers import answers
 from routes.http.access import named_event, public, roles, signed_in
+from routes.http.idempotency import Claim, idempotent
 from routes.http.limits import limited
 from routes.http.paging import page, paged
 from routes.http.parsing import ID, AnyText, Choice, Email, Field, Parameter, Text, closed_parser, parser, takes
@@ -170,12 +171,17 @@ class TicketCheckIn(Resource):
         200, {"message": "Welcome", "ticket": examples.USED}, refuses=NO_ENTRY, sends={"event_id": examples.EVENT.id}
     )
     @takes(entrance, optional=True)
-    def post(self, args: Args, code: str) -> JSON:
-        """Let one person in, once; at the door of the event `event_id`, if it is given."""
+    @idempotent
+    def post(self, args: Args, claim: Claim, code: str) -> Response:
+        """Let one person in, once; at the door of the event `event_id`, if it is given.
+
+        A scanner that got no answer sends it again with the same `Idempotency-Key`.
+        """
         ticket = ticket_at_door(current_user, code, event_id=args.get("event_id"))
         check_in(ticket, code, to=current_user, **args)
+        answer = claim.keep({"message": "Welcome", "ticket": ticket.to_dict()}, 200)
         db.session.commit()
-        return {"message": "Welcome", "ticket": ticket.to_dict()}
+        return answer
 
     @roles("staff", "admin", "door", "manager")
     @answers(200, {"message": "Check-in undone", "ticket": examples.VALID}, refuses=[NOT_INSIDE])

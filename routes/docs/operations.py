@@ -44,6 +44,8 @@ IDS = {
     ("TicketTransfer", "post"): "offerTicket",
     ("TicketTransfer", "delete"): "withdrawTicket",
     ("TransferAccept", "post"): "acceptTicket",
+    ("DoorList", "get"): "syncDoor",
+    ("ScanList", "post"): "sendScans",
     ("TicketCheckIn", "post"): "checkIn",
     ("TicketCheckIn", "delete"): "undoCheckIn",
     ("SalesReport", "get"): "getSales",

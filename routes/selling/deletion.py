@@ -77,20 +77,17 @@ def has_tickets(user_id: int) -> bool:
 
 
 def forget_answers(user: User) -> None:
-    """His name and address in what is kept for keys: his own go, and in others' they are replaced.
-
-    Others' are about orders that he placed or took money for, or about his tickets.
+    """His name and address in what is kept for keys: his own go, and those about his tickets, which may have other
+    names on them. In others', about orders that he placed or took money for, they are replaced.
     """
-    own = delete(IdempotencyKey).where(IdempotencyKey.user_id == user.id)
-    db.session.execute(own, execution_options=UNSYNCHRONIZED)
     taken = select(Payment.order_id).where(Payment.taken_by == user.id)
     orders = select(Order.code).where(or_(Order.user_id == user.id, Order.id.in_(taken)))
     passed_on = select(TicketCode.code).where(TicketCode.user_id == user.id)
     tickets = union_all(select(Ticket.code).where(Ticket.user_id == user.id), passed_on)
-    about = or_(
-        func.substr(IdempotencyKey.path, len("/orders/") + 1, 32).in_(orders),
-        func.substr(IdempotencyKey.path, len("/tickets/") + 1, 32).in_(tickets),
-    )
+    of_tickets = func.substr(IdempotencyKey.path, len("/tickets/") + 1, 32).in_(tickets)
+    gone = delete(IdempotencyKey).where(or_(IdempotencyKey.user_id == user.id, of_tickets))
+    db.session.execute(gone, execution_options=UNSYNCHRONIZED)
+    about = func.substr(IdempotencyKey.path, len("/orders/") + 1, 32).in_(orders)
     body = func.replace(IdempotencyKey.body, value_in_json(user.name), value_in_json(NOBODY))
     body = func.replace(body, value_in_json(user.email), value_in_json(""))
     db.session.execute(update(IdempotencyKey).where(about).values(body=body), execution_options=UNSYNCHRONIZED)
