@@ -7,12 +7,29 @@ import pytest
 from sqlalchemy import func, inspect, select, text
 
 from app import create_app
-from models import ORDER_STATUSES, Category, Event, Order, OrderLine, Payment, Ticket, TicketType, User, db
+from models import (
+    ORDER_STATUSES,
+    Appointment,
+    Audit,
+    Category,
+    Event,
+    Mail,
+    Order,
+    OrderLine,
+    Payment,
+    Pool,
+    PromoCode,
+    Ticket,
+    TicketType,
+    User,
+    db,
+)
 from routes.selling.inventory import check_inventory
 
 from .conftest import CONFIG, bearer, dispose
 
 PASSWORD = "correct horse"
+EVENING = 5  # orders for the organizer's evening, which comes beside all else
 
 
 def fill(app, *arguments):
@@ -81,6 +98,23 @@ class TestSeason:
     @pytest.mark.parametrize("status", ORDER_STATUSES)
     def test_orders_are_in_every_state(self, inside, status):
         assert count(Order, Order.has_status(status), Order.state == status)
+
+    def test_an_organizers_evening_has_all_that_organizers_use(self, inside):
+        [pool] = db.session.scalars(select(Pool))
+        assert (pool.name, len(pool.members)) == ("Hall", 2)
+        assert pool.sold and pool.counted
+        codes = {code.code: code for code in db.session.scalars(select(PromoCode))}
+        assert set(codes) == {"EARLY-BIRD", "NEIGHBOUR", "MEMBERS"}
+        assert all(code.used for code in codes.values())
+        assert count(TicketType, TicketType.hidden, TicketType.sold > 0) == 1
+        assert set(db.session.scalars(select(Appointment.role))) == {"manager", "door"}
+        assert count(Ticket, Ticket.attendee_name.is_not(None))
+        assert {"promo_code.created", "pool.created", "staff.appointed", "payment.taken"} <= set(
+            db.session.scalars(select(Audit.action))
+        )
+
+    def test_nobody_is_mailed(self, inside):
+        assert count(Mail) == 0
 
     def test_some_holds_have_lapsed(self, inside):
         assert count(Order, Order.has_lapsed())
@@ -183,7 +217,7 @@ class TestDemo:
     def test_a_second_one_is_refused(self, app, context):
         assert fill(app, "--orders", "1").exit_code == 0
         assert fill(app, "--orders", "1").exit_code == 1
-        assert count(Order) == 1
+        assert count(Order) == 1 + EVENING
 
     def test_a_database_without_tables_is_named(self, make_database):
         app = create_app({**CONFIG, "SQLALCHEMY_DATABASE_URI": make_database()})
@@ -207,7 +241,7 @@ class TestDemo:
     @pytest.mark.parametrize("events, users, orders", [(1, 1, 9), (2, 2, 9), (12, 3, 40), (450, 5001, 400)])
     def test_it_is_as_big_as_it_is_told(self, app, context, events, users, orders):
         fill(app, "--events", str(events), "--users", str(users), "--orders", str(orders))
-        assert (count(Event), count(User, User.role == "user"), count(Order)) == (events, users, orders)
+        assert (count(Event), count(User, User.role == "user"), count(Order)) == (events + 1, users, orders + EVENING)
         assert check_inventory() == []
 
     def test_its_times_are_right_in_any_time_zone(self, make_database, monkeypatch):
@@ -230,17 +264,20 @@ class TestDemo:
 
 
 def choices(app, *arguments):
-    """What a run chose, apart from times and secrets."""
+    """What a run chose, apart from times and secrets, and from the evening, whose ids are the database's."""
     fill(app, "--events", "60", *arguments)
     chosen = [
         select(Event.name, Event.description, Event.venue, Event.status).order_by(Event.id),
-        select(Order.event_id, Order.user_id, Order.state, Order.total).order_by(Order.id),
-        select(Payment.order_id, Payment.method, Payment.status).order_by(Payment.id),
-        select(Ticket.ticket_type_id, Ticket.status).order_by(Ticket.id),
-        select(User.name, User.email).order_by(User.id),
+        select(Order.event_id, Order.user_id, Order.state, Order.total).join(Order.event).order_by(Order.id),
+        select(Payment.order_id, Payment.method, Payment.status)
+        .join(Payment.order)
+        .join(Order.event)
+        .order_by(Payment.id),
+        select(Ticket.ticket_type_id, Ticket.status).join(Ticket.event).order_by(Ticket.id),
     ]
     with app.app_context():
-        return [db.session.execute(rows).all() for rows in chosen]
+        seasons = [db.session.execute(rows.where(Event.name != "Open House at the Old Mill")).all() for rows in chosen]
+        return [*seasons, db.session.execute(select(User.name, User.email).order_by(User.id)).all()]
 
 
 def codes(app):
