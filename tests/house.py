@@ -14,7 +14,7 @@ from flask_migrate import upgrade
 
 from app import create_app
 from models import Order, Payment, Ticket, TicketType, User, db, now
-from routes.commands import lapse_in_steps
+from routes.jobs.lapsing import lapse_in_steps
 from routes.selling.catalogue import create_category, create_event, create_ticket_type
 from routes.selling.inventory import check_inventory
 from routes.selling.places import events_with_lapsed_orders

@@ -8,8 +8,8 @@ import pytest
 from sqlalchemy.exc import IntegrityError
 
 from models import Event, Order, OrderLine, Ticket, TicketType, db
-from routes.commands import lapse_in_steps
 from routes.http.paging import following
+from routes.jobs.lapsing import lapse_in_steps
 from routes.selling.inventory import check_inventory
 from routes.selling.orders import order_list, search
 from routes.selling.places import events_with_lapsed_orders

@@ -25,6 +25,7 @@ from typing import Any
 from sqlalchemy import ColumnElement, Integer, Select, Update, and_, bindparam, func, or_, select, true, update
 
 from models import (
+    ORDER_IN_A_LIST,
     PAYABLE,
     UNSYNCHRONIZED,
     Checkout,
@@ -369,8 +370,12 @@ def lapsed_longest(orders: ColumnElement[bool], limit: int) -> Select[int]:
     return select(Order.id).where(orders, Order.has_lapsed()).order_by(Order.expires_at).limit(limit)
 
 
+def events_with_lapsed() -> Select[int]:
+    return select(Order.event_id).where(ORDER_IN_A_LIST, Order.has_lapsed()).distinct()
+
+
 def events_with_lapsed_orders() -> Sequence[int]:
-    return db.session.scalars(select(Order.event_id).where(Order.has_lapsed()).distinct()).all()
+    return db.session.scalars(events_with_lapsed()).all()
 
 
 def lock_to_pay(order: Order) -> None:

@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
+from time import monotonic
 from types import SimpleNamespace
 from typing import Any, ClassVar
 
@@ -10,6 +11,7 @@ from flask import current_app
 from sqlalchemy import (
     BigInteger,
     ColumnElement,
+    Connection,
     Insert,
     Integer,
     Row,
@@ -138,6 +140,29 @@ def place(
             scarce[missed.scarce] = missed.quantity
 
 
+REFUSED_FOR = 1.0  # seconds
+refused: dict[int, float] = {}  # when a place of these ticket types was last refused, by this process
+
+
+def refuse_at_once(buyer: int, wanted: Counter[int]) -> None:
+    """Refuse by one read and without a lock what was refused to somebody a moment ago, if it still is.
+
+    When all is sold out and everybody comes, nearly all are refused. Who is not is judged again under the locks.
+    """
+    if any(refused.get(id, 0) > monotonic() - REFUSED_FOR for id in wanted):
+        with autocommit_connection() as connection:
+            judged_offers(buyer, wanted, None, connection)
+
+
+def note_refusal(wanted: Collection[int]) -> None:
+    if len(refused) > MOST_NOTED:
+        refused.clear()
+    refused.update(dict.fromkeys(wanted, monotonic()))
+
+
+MOST_NOTED = 10_000
+
+
 def line_of(offer: Offer, quantity: int, promo: PromoCode | None) -> Line:
     """The line at today's price, or at what it is with the promo code, if that is for the ticket type."""
     if promo is None or not promo.covers(offer.ticket_type_id):
@@ -229,12 +254,15 @@ SELECT_OFFERS = (
 )
 
 
-def judged_offers(buyer: int, wanted: Counter[int], promo_code: str | None) -> tuple[Sequence[Offer], PromoCode | None]:
+def judged_offers(
+    buyer: int, wanted: Counter[int], promo_code: str | None, connection: Connection | None = None
+) -> tuple[Sequence[Offer], PromoCode | None]:
     """What is on sale of the `wanted` ticket types, by id, and the promo code; or the refusal. No row is locked for it.
 
     Who has no code for a hidden ticket type gets the answer for one that does not exist.
     """
-    offers = db.session.connection().execute(SELECT_OFFERS, {"ids": list(wanted), "user_id": buyer}).all()
+    connection = connection or db.session.connection()
+    offers = connection.execute(SELECT_OFFERS, {"ids": list(wanted), "user_id": buyer}).all()
     if len(offers) < len(wanted) or any(offer.event_status == "draft" for offer in offers):
         raise Missing
     promos = {} if promo_code is None else promos_in({offer.event_id for offer in offers}, promo_code)
@@ -252,9 +280,13 @@ def judged_offers(buyer: int, wanted: Counter[int], promo_code: str | None) -> t
         raise TooManyTickets(max_tickets_per_order=most)
     if promo:
         judge_promo(promo, buyer, sum(number for id, number in wanted.items() if promo.covers(id)))
-    for offer in offers:
-        judge_room(offer, wanted[offer.ticket_type_id])
-    judge_pools(offers, wanted)
+    try:
+        for offer in offers:
+            judge_room(offer, wanted[offer.ticket_type_id])
+        judge_pools(offers, wanted)
+    except SoldOut:
+        note_refusal(wanted)
+        raise
     return offers, promo
 
 
@@ -533,6 +565,7 @@ def place_in_one_statement(
     placed like this; `place` finds out why.
     """
     wanted = together(lines)
+    refuse_at_once(buyer, wanted)
     if len(wanted) > 1 or db.engine.dialect.name != "postgresql" or "orders" not in db.engines:
         return None
     [(ticket_type_id, quantity)] = wanted.items()
