@@ -23,6 +23,8 @@ from models import (
     Order,
     Payment,
     Pool,
+    Scan,
+    Ticket,
     TicketType,
     WaitingEntry,
     db,
@@ -613,3 +615,59 @@ class TestKill:
         assert mortal.count(IdempotencyKey) == len(keyed)
         assert mortal.count(Payment) == list(keyed.values()).count("paid")
         mortal.agrees()
+
+    def wait_and_give_up(self, house, kind, over):
+        """Wait for a place, and give up what is offered, until it is over."""
+        event_id, id = kind
+        person, body = house.person(), {"ticket_type_id": id, "quantity": 1}
+        while not over.is_set():
+            self.insist(partial(house.send, "POST", person, f"/events/{event_id}/waiting", body))
+            for entry in self.insist(partial(house.send, "GET", person, "/me/waiting")).json()[:1]:
+                if entry["status"] == "offered":
+                    self.insist(partial(house.send, "DELETE", person, f"/waiting/{entry['id']}"))
+
+    def pass_by(self, house, kind, over):
+        person = house.person()
+        while not over.is_set():
+            answer = self.insist(partial(house.order, person, (kind[1], 1)))
+            if answer.ok:
+                self.insist(partial(house.cancel, answer.json()))
+
+    def test_who_waits_is_served_once_and_not_forgotten(self, mortal):
+        event_id, over = mortal.event(), Signal()
+        kind = event_id, mortal.ticket_type(2, event_id)
+        waiting = [partial(self.wait_and_give_up, mortal, kind, over)] * 6
+        passing = [partial(self.pass_by, mortal, kind, over)] * 3
+        mortal.at_once(partial(self.kill, mortal, over), *waiting, *passing)
+        mortal.agrees()
+        self.insist(partial(mortal.send, "GET", mortal.admin, f"/events/{event_id}/waiting"))
+        [(free,)] = mortal.rows(db.select(2 - TicketType.held - TicketType.sold).where(TicketType.id == kind[1]))
+        in_line = db.select(WaitingEntry.id).where(WaitingEntry.state == "waiting")
+        assert not (free and mortal.rows(in_line))
+        offers = db.select(db.func.count()).select_from(Order).where(Order.offered, Order.state == "pending")
+        assert mortal.rows(offers)[0][0] <= 2
+        mortal.agrees()
+
+    def test_each_scan_of_an_upload_counts_once(self, mortal):
+        """Five hundred scans are sent again and again while processes are killed, until they are answered."""
+        id, over = mortal.ticket_type(100, price=0, max_per_order=100, max_per_buyer=None), Signal()
+        order = self.insist(partial(mortal.order, mortal.person(), (id, 100))).json()
+        codes = [ticket["code"] for ticket in order["tickets"]]
+        event_id = order["event"]["id"]
+
+        def upload(device):
+            scans = [{"code": codes[number % 100], "nonce": str(number), "accepted": True} for number in range(500)]
+            body, answers = {"device": device, "scans": scans}, []
+            while not (over.is_set() and answers):
+                sent = partial(mortal.send, "POST", mortal.staff, f"/events/{event_id}/scans", body)
+                answers.append(self.insist(sent).json()["results"])
+            return answers
+
+        _, *uploads = mortal.at_once(partial(self.kill, mortal, over), *[partial(upload, str(it)) for it in range(3)])
+        for answers in uploads:
+            assert [answer for answer in answers if answer != answers[0]] == []
+        let_in = [it for answers in uploads for it in answers[0] if it["outcome"] == "accepted"]
+        assert len(let_in) == len(codes)
+        assert mortal.count(Scan) == 3 * 500
+        rows = mortal.rows(db.select(Ticket.status).where(Ticket.code.in_(codes)).distinct())
+        assert [status for (status,) in rows] == ["used"]
