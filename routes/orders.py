@@ -292,7 +292,7 @@ class PaymentRefund(Resource):
     @roles("admin")
     @answers(200, examples.RETURNED, plus=Payment.of_order, refuses=[RefundNotDue(status="confirmed")])
     def post(self, code: str, id: int) -> JSON:
-        """Say that a payment by hand that is `refund_due` was given back. A provider is asked without that."""
+        """Say that a payment that is `refund_due` was given back by hand; a provider's, where that has failed to."""
         payment = payment_of(code, id)
         give_back_due(payment, by=current_user.id)
         db.session.commit()
