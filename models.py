@@ -878,11 +878,11 @@ class User(Model, Timestamps, Serializable):
 
 
 class Busy(Exception):
-    """Too many passwords wait to be hashed."""
+    """Too much work of one kind waits in this process."""
 
 
 class BoundedQueue:
-    """A semaphore that few callers may hold, with a short queue. Each hash uses a processor for a quarter second."""
+    """A semaphore that few callers may hold, with a short queue: for what uses a processor long. Else Busy."""
 
     def __init__(self) -> None:
         self.changed = Condition()

@@ -46,7 +46,7 @@ from routes.docs import examples
 from routes.docs.answers import answers
 from routes.http.access import roles, sees_orders, signed_in, works_for
 from routes.http.idempotency import Claim, idempotent
-from routes.http.limits import limited
+from routes.http.limits import big_orders_in_turn, limited
 from routes.http.paging import page, paged
 from routes.http.parsing import (
     ID,
@@ -153,6 +153,7 @@ class OrderList(Resource):
     @signed_in
     @answers(201, examples.PENDING, headers=["Location"], refuses=NO_SALE, sends={"items": examples.LINES})
     @takes(new_order)
+    @big_orders_in_turn
     @idempotent
     def post(self, args: Args, claim: Claim) -> Response:
         """Order tickets of one event, all or nothing, held until `expires_at`; what costs nothing is paid at once.

@@ -291,7 +291,7 @@ class TestFaults:
     def test_mail_that_can_t_be_written_blocks_nobody(
         self, buyer, paid_order, make_user, place, pay, send_mails, mails, context
     ):
-        db.session.execute(db.update(Mail).values(kind="waiting_offer"))
+        db.session.execute(db.update(Mail).values(kind="ticket_transferred", facts={}))
         db.session.commit()
         pay(place(make_user(), paid_order["items"][0]["ticket_type_id"]).get_json())
         assert len(send_mails()) == 1
