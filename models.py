@@ -550,11 +550,17 @@ def door_version_postgresql(element: door_version, compiler: Any, **kwargs: Any)
     return "CAST(CAST(pg_snapshot_xmin(pg_current_snapshot()) AS TEXT) AS BIGINT)"
 
 
-@compiles(change_number, "sqlite")
 @compiles(door_version, "sqlite")
-def next_number_sqlite(element: FunctionElement[int], compiler: Any, **kwargs: Any) -> str:
+def door_version_sqlite(element: FunctionElement[int], compiler: Any, **kwargs: Any) -> str:
     marked = (f"(SELECT coalesce(max(changed), 0) FROM {table})" for table in ("tickets", "ticket_codes"))
     return f"(max({', '.join(marked)}) + 1)"
+
+
+@compiles(change_number, "sqlite")
+def change_number_sqlite(element: FunctionElement[int], compiler: Any, **kwargs: Any) -> str:
+    """The next number, or the time in milliseconds: so none comes twice when what was changed last is deleted."""
+    milliseconds = "CAST((julianday('now') - 2440587.5) * 86400000 AS INTEGER)"
+    return f"max({door_version_sqlite(element, compiler)}, {milliseconds})"
 
 
 class random_key(FunctionElement[str]):

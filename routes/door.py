@@ -21,6 +21,7 @@ from routes.http.parsing import (
     ShownCode,
     Text,
     Time,
+    closed_parser,
     parser,
     reads,
     takes,
@@ -37,7 +38,7 @@ what_is_new = parser(
     Parameter("after", Digits(0, 2**31 - 1)),
     Parameter("version", Digits(0, 2**53 - 1)),
 )
-some_scans = parser(
+some_scans = closed_parser(
     Field("device", Text(100), required=True),
     Field(
         "scans",

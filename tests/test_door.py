@@ -9,10 +9,10 @@ from hashlib import sha256
 
 import pytest
 
-from models import Scan, Ticket, db
+from models import Scan, Ticket, db, now
 from routes.selling.transfers import give
 
-from .conftest import refusal
+from .conftest import refusal, together
 
 
 def hash_of(code):
@@ -42,8 +42,9 @@ def upload(client, staff, event):
     """Send scans of a device; the results."""
 
     def post(*scans, device="Door 1", user=staff, event=event):
-        body = {"device": device, "scans": list(scans)}
-        response = client.post(f"/events/{event}/scans", json=body, headers=user.headers)
+        body = json.dumps({"device": device, "scans": list(scans)})  # which writes what is no UTF-8, too
+        headers = {**user.headers, "Content-Type": "application/json"}
+        response = client.post(f"/events/{event}/scans", data=body, headers=headers)
         assert response.status_code == 200, response.get_json()
         return response.get_json()["results"]
 
@@ -210,6 +211,30 @@ class TestUpload:
         client.delete(f"/tickets/{codes[0]}/check-in", headers=staff.headers)
         assert upload(scan(codes[0], "1"), scan(codes[0], "2"))[1]["outcome"] == "accepted"
 
+    def test_again_after_an_undo_answers_the_same(self, upload, codes, client, staff, app):
+        upload(scan(codes[0], "1"))
+        with app.app_context():
+            long_ago = {"received_at": now(-3600)}
+            db.session.execute(db.update(Scan).values(long_ago))
+            db.session.commit()
+        second = upload(scan(codes[0], "2"))
+        client.delete(f"/tickets/{codes[0]}/check-in", headers=staff.headers)
+        assert upload(scan(codes[0], "2")) == second
+        upload(scan(codes[0], "3"))
+        assert upload(scan(codes[0], "2")) == second
+
+    def test_is_at_the_time_that_the_ticket_was_used(self, upload, codes, scans, check_in):
+        entered = check_in(codes[0]).get_json()["ticket"]["checked_in_at"]
+        assert upload(scan(codes[0]))[0]["checked_in_at"] == scans()[0]["first_received_at"] == entered
+
+    def test_of_what_was_used_before_there_were_scans(self, upload, codes, check_in, app):
+        entered = check_in(codes[0]).get_json()["ticket"]["checked_in_at"]
+        with app.app_context():
+            db.session.execute(db.delete(Scan))
+            db.session.commit()
+        [result] = upload(scan(codes[0]))
+        assert (result["outcome"], result["checked_in_at"], result["device"]) == ("already_checked_in", entered, None)
+
     @pytest.mark.parametrize(
         "bad",
         [
@@ -223,6 +248,9 @@ class TestUpload:
             {"code": "A" * 500, "nonce": "x", "accepted": True},
             {"code": "\0", "nonce": "x", "accepted": True},
             {"code": "A", "nonce": "x", "accepted": True, "at": "yesterday"},
+            {"code": "A", "nonce": "\ud800", "accepted": True},
+            {"code": "A", "nonce": "x", "accepted": True, "\ud800": 1},
+            {"code": "A", "nonce": "x", "accepted": True, "evnet_id": 1},
         ],
     )
     def test_bad_one_spoils_none(self, upload, codes, bad):
@@ -230,6 +258,27 @@ class TestUpload:
         assert [first["outcome"], third["outcome"]] == ["accepted", "accepted"]
         assert (second["outcome"], second["conflict"]) == ("unknown", False)
         assert "entry 1" in second["error"].lower()
+
+    def test_unknown_field_is_refused(self, client, staff, event, codes, scans):
+        body = {"device": "1", "scans": [scan(codes[0])], "evnet_id": 1}
+        response = client.post(f"/events/{event}/scans", json=body, headers=staff.headers)
+        assert (response.status_code, set(response.get_json()["message"])) == (400, {"evnet_id"})
+        assert scans() == []
+
+    def test_twice_at_once_answers_both_the_same(self, app, staff, event, codes, scans):
+        sent = [scan(codes[number % 2], str(number)) for number in range(8)] + [scan("A" * 32, "x"), scan("hello", "y")]
+        for device in map(str, range(5)):
+            call = "POST", f"/events/{event}/scans", {"device": device, "scans": sent}, staff.headers
+            answers = together(app, *[call] * 4)
+            assert [it.status_code for it in answers] == [200] * 4
+            assert [it for it in answers if it.get_json() != answers[0].get_json()] == []
+        assert len(scans(limit=100)) == 5 * len(sent)
+
+    def test_for_an_event_that_goes_meanwhile(self, app, client, staff, admin, make_event, before_first_write):
+        event = make_event()
+        before_first_write(lambda: app.test_client().delete(f"/events/{event}", headers=admin.headers))
+        body = {"device": "1", "scans": [scan("A" * 32)]}
+        assert client.post(f"/events/{event}/scans", json=body, headers=staff.headers).status_code == 404
 
     @pytest.mark.parametrize("scans", [[], "x", None, [{}] * 501])
     def test_so_many_in_one_call(self, client, staff, event, scans):
@@ -296,6 +345,21 @@ class TestComplete:
         whole = {row[0]: row for row in door()["tickets"]}
         assert known == whole
         assert len(whole) > 50
+
+    def test_after_what_was_changed_last_is_deleted(
+        self, door, codes, client, admin, buyer, make_ticket_type, place, cancel, check_in
+    ):
+        before = door()
+        free = make_ticket_type(price=0)
+        for _ in range(3):
+            cancel(place(buyer, free).get_json())
+        late = door(since=before["version"])
+        assert client.delete(f"/ticket-types/{free}", headers=admin.headers).status_code == 204
+        check_in(codes[0])
+        for number in range(9):
+            client.patch(f"/tickets/{codes[1]}", json={"attendee_name": f"Zoë {number}"}, headers=buyer.headers)
+        rows = {row[0]: row[2] for row in door(since=late["version"])["tickets"]}
+        assert rows[hash_of(codes[0])] == "used"
 
     def take(self, known, door, since):
         listed = door(**({} if since is None else {"since": since}))

@@ -3,6 +3,7 @@
 import re
 import unicodedata
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from copy import deepcopy
 from datetime import UTC, datetime
 from functools import wraps
@@ -491,11 +492,24 @@ class ListOf:
 
 class EachOf(ListOf):
     """The same list, whose entries stand by themselves: one that is wrong is there as what is `wrong` with it, and its
-    `nonce`, if it has one."""
+    `nonce`, if it has one. They have these fields and no others."""
+
+    def __init__(self, most: int, *fields: Field) -> None:
+        super().__init__(most, *fields)
+        self.schema["items"]["additionalProperties"] = False
 
     def read(self, entry: Any, place: int) -> Args:
         try:
-            return super().read(entry, place)
+            return self.closed(super().read(entry, place), entry, place)
         except ValueError as error:
-            nonce = entry.get("nonce") if isinstance(entry, dict) else None
-            return {"nonce": nonce if isinstance(nonce, str) else None, "wrong": str(error)}
+            return {"nonce": self.nonce(entry), "wrong": str(error)}
+
+    def closed(self, values: Args, entry: Args, place: int) -> Args:
+        if entry.keys() - {field.name for field in self.fields}:
+            raise ValueError(f"Entry {place} has a field that there is not")
+        return values
+
+    def nonce(self, entry: Any) -> str | None:
+        with suppress(ValueError):
+            return AnyText()(entry.get("nonce") if isinstance(entry, dict) else None)
+        return None

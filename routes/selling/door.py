@@ -32,7 +32,7 @@ from models import (
     door_version,
     json_value,
     keep_rows,
-    now,
+    refusing,
 )
 from routes.selling.appointments import is_appointed
 from routes.selling.audit import acts_for_himself, name_of, record
@@ -63,13 +63,14 @@ def check_in(ticket: Ticket, code: str, event_id: int | None = None, *, to: Any 
         raise EventCanceled(since=canceled_at, **shown(ticket))
     let_in(ticket, by=to and to.id)
     db.session.flush()
-    db.session.refresh(ticket, ["checked_in_at"])
 
 
 def let_in(ticket: Ticket, **scan: Any) -> Scan:
-    """Use a locked ticket. The scan by which it is used stands in the list of them."""
-    ticket.status, ticket.checked_in_at = "used", now()
-    return note(ticket.code, ticket.event_id, ticket, "accepted", **scan)
+    """Use a locked ticket. The scan by which it is used stands in the list of them, at the same time."""
+    noted = note(ticket.code, ticket.event_id, ticket, "accepted", **scan)
+    db.session.flush()
+    ticket.status, ticket.checked_in_at = "used", noted.received_at
+    return noted
 
 
 def note(
@@ -120,6 +121,10 @@ def shown(ticket: Ticket) -> dict[str, Any]:
 # The door without a network.
 
 
+class Twin(Exception):
+    """The same scan was being taken by another call."""
+
+
 def take_scan(event_id: int, device: str, scan: Mapping[str, Any], *, by: int) -> dict[str, Any]:
     """Take one scan that a device made without a network, and say what came of it. The same nonce says it again.
 
@@ -127,19 +132,24 @@ def take_scan(event_id: int, device: str, scan: Mapping[str, Any], *, by: int) -
     as the clocks of devices may be wrong.
     """
     known = select(Scan).where(Scan.event_id == event_id, Scan.device == device, Scan.nonce == scan["nonce"])
+    known = known.options(joinedload(Scan.before))
     begin_writing()
-    found = db.session.scalar(known.options(joinedload(Scan.before)))
+    found = db.session.scalar(known)
     if found is None:
-        found = judged_scan(event_id, device, scan, by=by)
-        db.session.flush()
-        db.session.refresh(found)
+        with suppress(Twin), db.session.begin_nested(), refusing(Twin, "uq_scans_event_id"):
+            found = judged_scan(event_id, device, scan, by=by)
+            db.session.flush()
+            return scan_json(found)
+        found = db.session.scalars(known).one()
     return scan_json(found)
 
 
 def judged_scan(event_id: int, device: str, scan: Mapping[str, Any], *, by: int) -> Scan:
     code, facts = scan["code"], {"device": device, "nonce": scan["nonce"], "at": scan.get("at")}
     facts |= {"accepted": scan["accepted"], "by": by}
-    canceled = keep_rows(select(Event.canceled_at).where(Event.id == event_id), key_share=False).one()
+    status = keep_rows(select(Event.status).where(Event.id == event_id), key_share=False).one_or_none()
+    if status is None:
+        raise Missing
     id = db.session.scalar(select(Ticket.id).where(Ticket.code == code))
     before = select(TicketCode.ticket_id).where(TicketCode.code == code)
     id = db.session.scalar(before) if id is None else id
@@ -150,7 +160,7 @@ def judged_scan(event_id: int, device: str, scan: Mapping[str, Any], *, by: int)
         return note(code, event_id, None, "unknown", **facts)
     if ticket.event_id != event_id:
         return note(code, event_id, ticket, "wrong_event", **facts)
-    if ticket.code != code or ticket.status == "void" or canceled is not None:
+    if ticket.code != code or ticket.status == "void" or status == "canceled":
         return note(code, event_id, ticket, "void", **facts)
     if ticket.status == "used":
         used_by = select(Scan.id).where(Scan.ticket_id == ticket.id, Scan.outcome == "accepted", Scan.accepted)
@@ -162,10 +172,16 @@ def judged_scan(event_id: int, device: str, scan: Mapping[str, Any], *, by: int)
 
 
 def scan_json(scan: Scan, error: str | None = None) -> dict[str, Any]:
-    """What the device is told of its scan: where the ticket was used before, when and by which device."""
-    used = scan.shown if scan.outcome == "already_checked_in" else None
+    """What the device is told of its scan: where the ticket was used before, when and by which device.
+
+    It is told so again also when that check-in was undone. What was used before there were scans has only its ticket to
+    tell when.
+    """
+    used_at = scan.first_received_at
+    if scan.outcome == "already_checked_in" and scan.before is None:
+        used_at = scan.shown and scan.shown.checked_in_at
     told = {"nonce": scan.nonce, "outcome": scan.outcome, "conflict": scan.conflict, "error": error}
-    return told | {"checked_in_at": used and json_value(used.checked_in_at, ()), "device": scan.first_device}
+    return told | {"checked_in_at": json_value(used_at, ()), "device": scan.first_device}
 
 
 @cache

@@ -3,7 +3,7 @@
 Rows are locked in one order, everywhere, so that no two transactions wait for each other:
 
     user, orders (by id), checkout, payment, promo code, event, ticket types (by id), pools (by id), tickets (by id),
-    waiting entries, the event's door counter
+    waiting entries
 
 Whoever needs several kinds locks those that come first here first, even where he needs them last. A foreign key locks
 too (FOR KEY SHARE), which only a deletion has to wait for:
