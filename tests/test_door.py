@@ -2,14 +2,17 @@
 
 import json
 import random
+import tracemalloc
 from base64 import b64encode
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
+from functools import partial
 from hashlib import sha256
 
 import pytest
 
 from models import Scan, Ticket, db, now
+from routes.selling.orders import locked_ticket
 from routes.selling.transfers import give
 
 from .conftest import refusal, together
@@ -319,32 +322,66 @@ class TestComplete:
     """The union of what has changed is the whole list, whenever it is asked for."""
 
     @pytest.mark.slow
-    def test_while_it_sells_and_lets_in(self, app, door, event, make_ticket_type, make_user, staff):
-        id = make_ticket_type(event, quantity=1000, max_per_buyer=None)
-        people = [make_user() for _ in range(4)]
+    @pytest.mark.parametrize("limit", [3, 10_000], ids=["pages", "whole"])
+    def test_while_it_sells_refunds_lets_in_and_passes_on(self, traders, client, door, staff, event, limit):
+        known, gone, since = {}, set(), None
+        with ThreadPoolExecutor(4) as pool:
+            trading = [pool.submit(trade) for trade in traders]
+            while not all(it.done() for it in trading):
+                since = self.take(known, gone, door, client, staff, since, limit)
+            for it in trading:
+                it.result()
+        self.take(known, gone, door, client, staff, since, limit)
+        whole = door()
+        assert known == {row[0]: row for row in whole["tickets"]}
+        assert gone == set(whole["gone"])
+        assert len(gone) > 10
+        assert {row[2] for row in whole["tickets"]} == {"valid", "used", "void"}
 
-        def sell(person):
+    @pytest.fixture
+    def traders(self, app, event, make_ticket_type, make_user, staff, admin):
+        """Four who each buy, and let be done with their tickets all that there is, in transactions of their own."""
+        id = make_ticket_type(event, quantity=1000, max_per_buyer=None)
+        friend = make_user().id
+
+        def trade(person):
             mine = app.test_client()
             for number in range(12):
                 lines = {"items": [{"ticket_type_id": id, "quantity": random.randint(1, 3)}]}
                 order = mine.post("/orders", json=lines, headers=person.headers).get_json()
                 body = {"method": "cash", "amount": order["total"]}
                 mine.post(f"/orders/{order['code']}/payments", json=body, headers=staff.headers)
-                tickets = mine.get(f"/orders/{order['code']}", headers=person.headers).get_json()["tickets"]
-                if number % 2:
-                    mine.post(f"/tickets/{tickets[0]['code']}/check-in", headers=staff.headers)
+                [ticket, *_] = mine.get(f"/orders/{order['code']}", headers=person.headers).get_json()["tickets"]
+                door = f"/tickets/{ticket['code']}/check-in"
+                if number % 4 == 0:
+                    mine.post(f"/orders/{order['code']}/refund", headers=admin.headers)
+                if number % 4 == 1:
+                    pass_on(ticket["code"])
+                if number % 4 == 2:
+                    mine.post(door, headers=staff.headers)
+                if number == 6:
+                    mine.delete(door, headers=staff.headers)
 
-        known, since = {}, None
-        with ThreadPoolExecutor(len(people)) as pool:
-            selling = [pool.submit(sell, person) for person in people]
-            while not all(it.done() for it in selling):
-                since = self.take(known, door, since)
-            for it in selling:
-                it.result()
-        self.take(known, door, since)
-        whole = {row[0]: row for row in door()["tickets"]}
-        assert known == whole
-        assert len(whole) > 50
+        def pass_on(code):
+            with app.app_context():
+                give(locked_ticket(db.session.scalar(db.select(Ticket.id).where(Ticket.code == code))), friend)
+                db.session.commit()
+
+        return [partial(trade, make_user()) for _ in range(4)]
+
+    def take(self, known, gone, door, client, staff, since, limit):
+        """Do as a device does: read what has changed, to the last page, and forget what is gone."""
+        listed = door(limit=limit, **({} if since is None else {"since": since}))
+        version = listed["version"]
+        while True:
+            known.update({row[0]: row for row in listed["tickets"]})
+            gone.update(listed["gone"])
+            if listed["next"] is None:
+                break
+            listed = client.get(listed["next"], headers=staff.headers).get_json()
+        for code in gone:
+            known.pop(code, None)
+        return version
 
     def test_after_what_was_changed_last_is_deleted(
         self, door, codes, client, admin, buyer, make_ticket_type, place, cancel, check_in
@@ -360,11 +397,6 @@ class TestComplete:
             client.patch(f"/tickets/{codes[1]}", json={"attendee_name": f"Zoë {number}"}, headers=buyer.headers)
         rows = {row[0]: row[2] for row in door(since=late["version"])["tickets"]}
         assert rows[hash_of(codes[0])] == "used"
-
-    def take(self, known, door, since):
-        listed = door(**({} if since is None else {"since": since}))
-        known.update({row[0]: row for row in listed["tickets"]})
-        return listed["version"]
 
     def test_transaction_that_commits_late_is_not_missed(self, app, door, codes, backend, check_in):
         if backend == "sqlite":
@@ -385,7 +417,7 @@ class TestComplete:
 
 @pytest.mark.slow
 def test_a_hundred_thousand_tickets_take_little_memory(app, door, codes, event, client, staff, paid_order):
-    """Each answer has 10,000 tickets: 0.6 MB at most."""
+    """Each answer has 10,000 tickets: 0.6 MB at most, for which it needs 20 MB for a moment."""
     with app.app_context():
         first = db.session.scalar(db.select(Ticket).where(Ticket.code == codes[0]))
         fields = {
@@ -394,11 +426,15 @@ def test_a_hundred_thousand_tickets_take_little_memory(app, door, codes, event, 
         rows = [{**fields, "code": f"{number:032X}"} for number in range(100_000)]
         db.session.execute(db.insert(Ticket), rows)
         db.session.commit()
-    listed, size = door(), 0
+    listed, size, peak = door(), 0, 0
     found = len(listed["tickets"])
     while listed["next"]:
+        tracemalloc.start()
         answer = client.get(listed["next"], headers=staff.headers)
+        peak = max(peak, tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
         listed, size = answer.get_json(), max(size, len(answer.data))
         found += len(listed["tickets"])
     assert found == 100_000 + len(codes)
     assert size < 600_000
+    assert peak < 20_000_000
