@@ -2,6 +2,8 @@
 
 import re
 
+# How a ticket is sold, by the calls for it. The document begins with them.
+STORY = ("signUp", "logIn", "listEvents", "getEvent", "placeOrder", "payOrder", "listTickets", "checkIn")
 # Resources named for what they hold: the id follows from the name and the method.
 VERBS = {
     ("List", "get"): "list",
@@ -72,3 +74,8 @@ def operation_id(resource: str, method: str) -> str:
 
 def plural(noun: str) -> str:
     return f"{noun[:-1]}ies" if noun.endswith("y") else f"{noun}s"
+
+
+def place_in_story(id: str) -> int:
+    """Where the call stands in the document: what is not of the story comes after it."""
+    return STORY.index(id) if id in STORY else len(STORY)

@@ -26,15 +26,7 @@ PAGE = """<!DOCTYPE html>
 <script src="docs/start.js"></script>
 </html>
 """
-START = """// validatorUrl: nobody outside is asked. persistAuthorization: the token outlives a reload of the page.
-SwaggerUIBundle({
-  url: "openapi.json",
-  dom_id: "#swagger-ui",
-  deepLinking: true,
-  validatorUrl: null,
-  persistAuthorization: true,
-})
-"""
+START = Path(__file__).with_name("start.js").read_text("utf-8")
 POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
     "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
