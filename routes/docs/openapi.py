@@ -290,7 +290,8 @@ def responses(rule: Rule, view: Any) -> JSON:
     for status, given in refused.items():
         bodies = [answer.get_json() for answer in given]
         schema = any_of(error_schema(body, view) for body in bodies)
-        content = {"schema": schema, "examples": {label(body): {"value": body} for body in bodies}}
+        several = {label(body): {"value": body} for body in bodies}
+        content = {"schema": schema} | ({"examples": several} if len(several) > 1 else {"example": bodies[0]})
         names = [name for name in HEADERS if any(name in answer.headers for answer in given)]
         found[str(status)] = response(status, {"application/json": content}, names)
     return dict(sorted(found.items()))

@@ -12,7 +12,7 @@ from routes.docs.answers import answers
 from routes.http.access import public
 
 UI = Path(flask_swagger_ui.__file__).parent / "dist"
-FILES = ("start.js", "swagger-ui-bundle.js", "swagger-ui.css", "favicon-32x32.png")
+FILES = ("start.js", "start.css", "swagger-ui-bundle.js", "swagger-ui.css", "favicon-32x32.png")
 
 PAGE = """<!DOCTYPE html>
 <html lang="en">
@@ -20,13 +20,14 @@ PAGE = """<!DOCTYPE html>
 <meta name="viewport" content="width=device-width">
 <title>Ticketing Application</title>
 <link rel="stylesheet" href="docs/swagger-ui.css">
+<link rel="stylesheet" href="docs/start.css">
 <link rel="icon" href="docs/favicon-32x32.png">
 <div id="swagger-ui"></div>
 <script src="docs/swagger-ui-bundle.js"></script>
 <script src="docs/start.js"></script>
 </html>
 """
-START = Path(__file__).with_name("start.js").read_text("utf-8")
+OURS = Path(__file__).parent
 POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
     "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
@@ -58,12 +59,10 @@ class DocsResource(Resource):
 
 class DocsFile(Resource):
     @public
-    @answers(200, media={"text/javascript": START, "text/css": "...", "image/png": "..."})
+    @answers(200, media={"text/javascript": "...", "text/css": "...", "image/png": "..."})
     def get(self, file: str) -> Response:
         """Get a file that the documentation's page needs."""
-        if file == "start.js":
-            return current_app.response_class(START, mimetype="text/javascript")
-        return send_from_directory(UI, file, conditional=False, max_age=3600)
+        return send_from_directory(OURS if file.startswith("start.") else UI, file, conditional=False, max_age=3600)
 
 
 def register(app: Flask) -> None:
