@@ -29,14 +29,15 @@ from werkzeug.routing import Rule
 from models import APPOINTMENTS, ROLES, IdempotencyKeyReused, Outdated, Serializable, as_json
 from routes.docs import examples
 from routes.docs.answers import Answer, answers
-from routes.docs.names import MODEL, PROBLEM, name_schemas
+from routes.docs.compression import compressed
+from routes.docs.names import MODEL, PROBLEM, name_nested, name_schemas
 from routes.docs.operations import operation_id, place_in_story
 from routes.http.access import is_admin, public, sees_orders
 from routes.http.errors import too_many_requests
 from routes.http.etags import conditional
 from routes.http.idempotency import KEY
 from routes.http.json import OPTIONS
-from routes.http.parsing import ClosedParser, Field, Integer, Parameter, Schema, nullable_schema
+from routes.http.parsing import ClosedParser, Field, Integer, Parameter, Schema, schema_of
 from routes.http.tokens import ENDED, EXPIRED, INVALID, MISSING, BadToken
 from routes.http.views import JSON
 
@@ -101,16 +102,12 @@ TYPES: dict[type, Schema] = {
     list: {"type": "array", "items": {}},
     type(None): {"type": "null"},
 }
-ERROR = {
-    "type": "object",
-    "properties": {"message": STRING},
-    "required": ["message"],
-    "additionalProperties": False,
-}
+ERROR = {"type": "object", "properties": {"message": STRING}, "required": ["message"]}
 
 
 class OpenAPIResource(Resource):
     @public
+    @compressed
     @conditional
     @answers(200, {"openapi": "3.1.1", "info": {}, "servers": [], "tags": [], "paths": {}, "components": {}})
     def get(self) -> JSON:
@@ -131,6 +128,7 @@ def document() -> JSON:
         for view in views:
             paths[path][view.__name__] = operation(rule, resource, view)
             name_schemas(paths[path][view.__name__], schemas)
+    name_nested(schemas)
     return {
         "openapi": "3.1.1",
         "info": {"title": "Ticketing Application", "version": "1", "description": ABOUT.strip()},
@@ -243,8 +241,9 @@ def parameters(rule: Rule, view: Any) -> list[JSON]:
 
 def query_parameter(it: Parameter) -> JSON:
     who = {is_admin: "admins", sees_orders: "staff and admins, and managers with their `event`"}.get(it.only_if)
-    about = {"description": f"For {who}; from others it is ignored."} if who else {}
-    return {"name": it.name, "in": "query", "schema": it.type.schema} | about
+    about = f"{it.about}. For {who}; from others it is ignored" if who else it.about
+    default = {"default": it.default} if it.default is not None else {}
+    return {"name": it.name, "in": "query", "description": about, "schema": it.type.schema | default}
 
 
 def arguments(view: Any, kind: str) -> list[Any]:
@@ -270,7 +269,7 @@ def request_body(view: Any) -> JSON:
 
 
 def taken(field: Field) -> Schema:
-    schema = nullable_schema(field)
+    schema = schema_of(field)
     return schema | {"format": "int64"} if field.name in MONEY and isinstance(field.type, Integer) else schema
 
 
@@ -373,8 +372,8 @@ def error_schema(body: JSON, view: Any) -> Schema:
         schema["properties"]["reason"] = STRING | {"const": body["reason"]}
     elif isinstance(body["message"], dict):
         messages = {"type": "object", "properties": dict.fromkeys(request_fields(view), STRING)}
-        unknown = STRING if isinstance(getattr(view, "body", None), ClosedParser) else False
-        schema["properties"]["message"] = messages | {"minProperties": 1, "additionalProperties": unknown}
+        unknown = {"additionalProperties": STRING} if isinstance(getattr(view, "body", None), ClosedParser) else {}
+        schema["properties"]["message"] = messages | {"minProperties": 1} | unknown
     return {"$ref": MODEL + PROBLEM} if schema == ERROR else schema
 
 
@@ -393,7 +392,7 @@ def described(example: Any, plus: Names = (), sometimes: Mapping[str, Any] | Non
     if isinstance(example, list) and example:
         return {"type": "array", "items": alike([described(it, plus, sometimes) for it in example])}
     if isinstance(example, dict) and example:
-        return closed({name: named(name, value) for name, value in example.items()})
+        return whole({name: named(name, value) for name, value in example.items()})
     return TYPES[type(example)]
 
 
@@ -418,8 +417,9 @@ def reference(model: Any) -> Schema:
     return {"$ref": MODEL + type(model).__name__}
 
 
-def closed(properties: JSON) -> Schema:
-    return {"type": "object", "properties": properties, "required": list(properties), "additionalProperties": False}
+def whole(properties: JSON) -> Schema:
+    """An object with all of these fields. It may come to have more."""
+    return {"type": "object", "properties": properties, "required": list(properties)}
 
 
 def alike(entries: list[Schema]) -> Schema:
@@ -449,7 +449,7 @@ def fields_of(model: Any, names: Names) -> Schema:
     for name in names:
         first, _, rest = name.partition(".")
         inner[first] += (rest,) if rest else ()
-    return closed({name: field(model, name, rest) for name, rest in inner.items()})
+    return whole({name: field(model, name, rest) for name, rest in inner.items()})
 
 
 def field(model: Any, name: str, inner: Names) -> Schema:

@@ -1,14 +1,17 @@
 """The page to read about the API and to try it on: Swagger UI, all of it from this server."""
 
 import re
+from mimetypes import guess_type
 from pathlib import Path
+from typing import cast
 
 import flask_swagger_ui
-from flask import Flask, Response, current_app, send_from_directory
+from flask import Flask, Response, current_app, request
 from flask_restful import Resource
 from werkzeug.routing import BaseConverter
 
 from routes.docs.answers import answers
+from routes.docs.compression import compressed
 from routes.http.access import public
 
 UI = Path(flask_swagger_ui.__file__).parent / "dist"
@@ -59,10 +62,16 @@ class DocsResource(Resource):
 
 class DocsFile(Resource):
     @public
+    @compressed
     @answers(200, media={"text/javascript": "...", "text/css": "...", "image/png": "..."})
     def get(self, file: str) -> Response:
         """Get a file that the documentation's page needs."""
-        return send_from_directory(OURS if file.startswith("start.") else UI, file, conditional=False, max_age=3600)
+        kind, _ = guess_type(file)
+        path = (OURS if file.startswith("start.") else UI) / file
+        response = current_app.response_class(path.read_bytes(), mimetype=kind)
+        response.cache_control.max_age, response.cache_control.public = 3600, True
+        response.add_etag()
+        return cast(Response, response.make_conditional(request))
 
 
 def register(app: Flask) -> None:
