@@ -39,7 +39,7 @@ OPERATIONS = {
     for method, operation in methods.items()
 }
 SCHEMAS, TAGS = DOCUMENT["components"]["schemas"], DOCUMENT["tags"]
-MODELS = [type(it).__name__ for it in examples.MODELS]
+MODELS = [type(it).__name__ for it in examples.MODELS if type(it).__name__ in SCHEMAS]
 NOWHERE = {
     "id": 2**31 - 1,
     "code": "0" * 32,
@@ -206,6 +206,18 @@ class TestDocument:
     def test_every_parameter_has_a_description(self, name):
         for it in OPERATIONS[name].parameters:
             assert it.get("in") == "path" or "$ref" in it or it["description"]
+
+    @operations(lambda it: "links" in str(it.responses))
+    def test_links_lead_to_calls_with_such_a_parameter(self, name):
+        for answer in OPERATIONS[name].responses.values():
+            for link in answer.get("links", {}).values():
+                [parameter] = link["parameters"]
+                assert f"{{{parameter}}}" in OPERATIONS[link["operationId"]].path
+
+    def test_links_lead_to_the_next_part_of_the_story(self):
+        followed = {name: set(OPERATIONS[name].responses["201"]["links"]) for name in ("createEvent", "placeOrder")}
+        assert followed["createEvent"] == {"getEvent", "updateEvent", "deleteEvent"}
+        assert {"payOrder", "checkoutOrder"} < followed["placeOrder"]
 
     def test_list_says_how_long_its_pages_are(self):
         [limit] = [it for it in OPERATIONS["listEvents"].parameters if it.get("name") == "limit"]

@@ -31,7 +31,7 @@ from routes.docs import examples
 from routes.docs.answers import Answer, answers
 from routes.docs.compression import compressed
 from routes.docs.names import MODEL, PROBLEM, name_nested, name_schemas
-from routes.docs.operations import operation_id, place_in_story
+from routes.docs.operations import links, operation_id, place_in_story
 from routes.http.access import is_admin, public, sees_orders
 from routes.http.errors import too_many_requests
 from routes.http.etags import conditional
@@ -129,6 +129,8 @@ def document() -> JSON:
             paths[path][view.__name__] = operation(rule, resource, view)
             name_schemas(paths[path][view.__name__], schemas)
     name_nested(schemas)
+    link(paths)
+    used = set(re.findall(f"{MODEL}(\\w+)", str([paths, schemas])))
     return {
         "openapi": "3.1.1",
         "info": {"title": "Ticketing Application", "version": "1", "description": ABOUT.strip()},
@@ -136,7 +138,7 @@ def document() -> JSON:
         "tags": [{"name": name, "description": about} for name, about in tags.items()],
         "paths": in_order(paths),
         "components": {
-            "schemas": schemas,
+            "schemas": {name: schema for name, schema in schemas.items() if name in used},
             "parameters": {
                 name: {"name": name, "in": "header", "description": about, "schema": schema}
                 for name, (schema, about) in REQUEST_HEADERS.items()
@@ -168,6 +170,15 @@ def calls() -> list[tuple[Rule, Any, list[Any]]]:
 
 def place_of(resource: Any, view: Any) -> int:
     return place_in_story(operation_id(resource.__name__, view.__name__))
+
+
+def link(paths: Mapping[str, JSON]) -> None:
+    """Say in each good answer with what calls one may go on."""
+    calls = {it["operationId"]: it for methods in paths.values() for it in methods.values()}
+    for id, call in calls.items():
+        found = links(id, calls)
+        if found:
+            next(iter(call["responses"].values()))["links"] = found
 
 
 def in_order(paths: Mapping[str, JSON]) -> orjson.Fragment:
@@ -319,8 +330,8 @@ def success_headers(view: Any) -> list[str]:
 
 
 def response(status: int, content: JSON, headers: Iterable[str]) -> JSON:
-    links = {name: {"$ref": f"#/components/headers/{name}"} for name in headers}
-    more = {"headers": links, "content": content}
+    sent = {name: {"$ref": f"#/components/headers/{name}"} for name in headers}
+    more = {"headers": sent, "content": content}
     return {"description": HTTPStatus(status).phrase} | {name: it for name, it in more.items() if it}
 
 
