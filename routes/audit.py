@@ -12,12 +12,12 @@ from routes.http.views import Args, Page
 from routes.selling.audit import audit_list
 
 filters = (
-    Parameter("event", Digits(0, 2**31 - 1)),
-    Parameter("actor", Digits(0, 2**31 - 1)),
-    Parameter("action", Text(100)),
-    Parameter("subject", Text(100)),
-    Parameter("from", Moment(), dest="since"),
-    Parameter("to", Moment(), dest="until"),
+    Parameter("event", Digits(0, 2**31 - 1), about="What concerns this event"),
+    Parameter("actor", Digits(0, 2**31 - 1), about="What this user has done"),
+    Parameter("action", Text(100), about="This action alone, such as ticket_type.changed"),
+    Parameter("subject", Text(100), about="What was done to this, such as ticket_type:1"),
+    Parameter("from", Moment(), dest="since", about="At this time or later"),
+    Parameter("to", Moment(), dest="until", about="At this time or before"),
 )
 
 

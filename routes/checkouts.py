@@ -38,7 +38,13 @@ UNPAYABLE = (
     ProviderUnavailable(),
 )
 
-new_checkout = parser(Field("return_url", URL(2000)))
+new_checkout = parser(
+    Field(
+        "return_url",
+        URL(2000),
+        about="Where the buyer comes back to, at an origin that may call; a page of the shop without it",
+    )
+)
 
 
 def own_order(code: str) -> Order:

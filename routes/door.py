@@ -32,22 +32,28 @@ from routes.selling.catalogue import event_status
 from routes.selling.door import MOST_LISTED, door_list, scan_json, scan_list, take_scan
 
 what_is_new = parser(
-    Parameter("since", Digits(0, 2**53 - 1)),
-    Parameter("names", Choice("true")),
-    Parameter("limit", Digits(1, MOST_LISTED)),
-    Parameter("after", Digits(0, 2**31 - 1)),
-    Parameter("version", Digits(0, 2**53 - 1)),
+    Parameter(
+        "since", Digits(0, 2**53 - 1), about="The version of a list that one has: only what has changed since is listed"
+    ),
+    Parameter("names", Choice("true"), about="Each ticket comes with the name of its holder"),
+    Parameter("limit", Digits(1, MOST_LISTED), about="The most tickets in one answer", default=MOST_LISTED),
+    Parameter("after", Digits(0, 2**31 - 1), about="Where the list goes on, as `next` has it"),
+    Parameter("version", Digits(0, 2**53 - 1), about="Of the first answer of the list, as `next` has it"),
 )
 some_scans = closed_parser(
-    Field("device", Text(100), required=True),
+    Field(
+        "device", Text(100), required=True, about="A name for the device, which tells its scans from those of others"
+    ),
     Field(
         "scans",
         EachOf(
             500,
-            Field("code", ShownCode(200), required=True),
-            Field("nonce", Text(100), required=True),
-            Field("at", Time(), nullable=True),
-            Field("accepted", Flag(), required=True),
+            Field("code", ShownCode(200), required=True, about="What was scanned"),
+            Field(
+                "nonce", Text(100), required=True, about="A new text for each scan of the device: it can be sent again"
+            ),
+            Field("at", Time(), nullable=True, about="When it was scanned, if the device knows"),
+            Field("accepted", Flag(), required=True, about="Whether somebody was let in"),
         ),
         required=True,
     ),
@@ -98,7 +104,13 @@ class ScanList(Resource):
 
     @roles("admin", "manager")
     @answers(200, [examples.SCAN])
-    @paged(Parameter("conflict", Choice("true", "false")))
+    @paged(
+        Parameter(
+            "conflict",
+            Choice("true", "false"),
+            about="Only who was let in and should not have been, or only all others",
+        )
+    )
     def get(self, args: Args, id: int) -> Page:
         """List what was scanned at an event, the last first; with `conflict`, who got in and should not have."""
         hide_drafts(id, event_status(id))

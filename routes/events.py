@@ -60,23 +60,39 @@ FIELDS = (
     Field("category_id", ID, required=True),
     Field("starts_at", Time(), required=True),
     Field("ends_at", Time(), required=True),
-    Field("poster", URL(2000), nullable=True),
-    Field("status", Choice(*EVENT_STATUSES)),
-    Field("currency", Currency()),
-    Field("time_zone", TimeZone()),
-    Field("contact", Email(), nullable=True),
+    Field("poster", URL(2000), nullable=True, about="The address of a picture"),
+    Field("status", Choice(*EVENT_STATUSES), about="Only what is published is on sale", default="draft"),
+    Field("currency", Currency(), about="In which its tickets are paid; the one of the shop where it is left out"),
+    Field(
+        "time_zone",
+        TimeZone(),
+        about="Of the place, for times as people read them; the one of the shop where it is left out",
+    ),
+    Field("contact", Email(), nullable=True, about="Whom buyers may write to"),
 )
-new_event = parser(*FIELDS, Field("ticket_types", ListOf(50, *ticket_types.FIELDS)))
+new_event = parser(
+    *FIELDS, Field("ticket_types", ListOf(50, *ticket_types.FIELDS), about="To put on sale with the event")
+)
 NEXT_YEAR = {"starts_at": [examples.STARTS.replace(year=examples.STARTS.year + 1)]}
-new_copies = parser(Field("starts_at", Many(Time(), least=1, most=60), required=True))
-filters = (
-    Parameter("category", Digits(0, 2**31 - 1)),
-    Parameter("q", Words(200, most=8)),
-    Parameter("from", Moment(), dest="starts_from"),
-    Parameter("to", Moment(), dest="starts_to"),
-    Parameter("status", Choices(*EVENT_STATUSES), dest="statuses", only_if=is_admin),
+new_copies = parser(
+    Field("starts_at", Many(Time(), least=1, most=60), required=True, about="When each of the copies starts")
 )
-include = Parameter("include", Choice("ticket_types"))
+filters = (
+    Parameter("category", Digits(0, 2**31 - 1), about="Events of this category"),
+    Parameter("q", Words(200, most=8), about="Words that all are somewhere in name, venue or description"),
+    Parameter(
+        "from", Moment(), dest="starts_from", about="Events that start at this time or later; those not over without it"
+    ),
+    Parameter("to", Moment(), dest="starts_to", about="Events that start at this time or before"),
+    Parameter(
+        "status",
+        Choices(*EVENT_STATUSES),
+        dest="statuses",
+        only_if=is_admin,
+        about="One or several, with commas between; published without it",
+    ),
+)
+include = Parameter("include", Choice("ticket_types"), about="Each event comes with its ticket types")
 
 
 class EventList(Resource):
@@ -178,7 +194,7 @@ class EventCopies(Resource):
 class EventRefund(Resource):
     @roles("admin")
     @answers(202, {"orders": 2}, refuses=[EventNotCanceled(status="published")], sends={"reason": "The singer is ill"})
-    @takes(parser(Field("reason", Text(500), required=True)))
+    @takes(parser(Field("reason", Text(500), required=True, about="Why, for those who get their money back")))
     def post(self, args: dict[str, str], id: int) -> tuple[dict[str, int], int]:
         """Refund all orders of a canceled event, which goes on after the answer; its sales say how far it is."""
         answer = refund_all(db.get_or_404(Event, id), by=current_user.id, **args)

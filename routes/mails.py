@@ -12,7 +12,10 @@ from routes.http.paging import page, paged
 from routes.http.parsing import Choice, Digits, Parameter
 from routes.selling.mails import mail_list, retry
 
-filters = (Parameter("status", Choice(*MAIL_STATUSES)), Parameter("user", Digits(0, 2**31 - 1)))
+filters = (
+    Parameter("status", Choice(*MAIL_STATUSES), about="What came of the mail"),
+    Parameter("user", Digits(0, 2**31 - 1), about="Mails to this user"),
+)
 
 
 class MailList(Resource):

@@ -80,16 +80,20 @@ new_order = parser(
         ),
         required=True,
     ),
-    Field("expected_total", Integer(0, 2**53 - 1)),
-    Field("promo_code", Text(50)),
-    Field("attendee_name", Text(100)),
+    Field(
+        "expected_total",
+        Integer(0, 2**53 - 1),
+        about="What the buyer was told that it costs: anything else is a 409 `price_changed`",
+    ),
+    Field("promo_code", Text(50), about="A code for a better price, or for hidden ticket types"),
+    Field("attendee_name", Text(100), about="The name on the tickets: the buyer's where it is left out"),
 )
 filters = (
-    Parameter("event", Digits(0, 2**31 - 1)),
-    Parameter("status", Choice(*ORDER_STATUSES)),
-    Parameter("user", Digits(0, 2**31 - 1), only_if=sees_orders),
-    Parameter("q", Text(200), only_if=sees_orders),
-    Parameter("attention", Choice("true"), only_if=sees_orders),
+    Parameter("event", Digits(0, 2**31 - 1), about="Orders for this event"),
+    Parameter("status", Choice(*ORDER_STATUSES), about="Orders of this status"),
+    Parameter("user", Digits(0, 2**31 - 1), only_if=sees_orders, about="Orders of this user"),
+    Parameter("q", Text(200), only_if=sees_orders, about="The beginning of a code, or of the buyer's name or address"),
+    Parameter("attention", Choice("true"), only_if=sees_orders, about="Only those that somebody has to look at"),
 )
 NO_SALE = (
     Missing(),
@@ -192,7 +196,7 @@ class OrderCancel(Resource):
 class OrderExtend(Resource):
     @roles("staff", "admin", "manager")
     @answers(200, examples.PENDING, refuses=[OrderNotPending(status="paid")], sends={"expires_at": examples.TOMORROW})
-    @takes(parser(Field("expires_at", Time(), required=True)))
+    @takes(parser(Field("expires_at", Time(), required=True, about="Until when it is held")))
     def post(self, args: Args, code: str) -> JSON:
         """Hold a pending order longer, for who pays by bank transfer: 30 days at most, never past the event's end."""
         order = order_for(current_user, code)
@@ -216,9 +220,9 @@ class OrderMail(Resource):
 
 
 wanted_refund = parser(
-    Field("tickets", Codes(1000)),
-    Field("amount", Integer(0, 2**53 - 1)),
-    Field("reason", Text(500)),
+    Field("tickets", Codes(1000), about="Codes of the tickets that go back: all of them where it is left out"),
+    Field("amount", Integer(0, 2**53 - 1), about="What goes back: what the tickets cost where it is left out"),
+    Field("reason", Text(500), about="Why, for the buyer and the books"),
 )
 SOME_MONEY = {"amount": 500, "reason": "Illness"}
 NO_REFUND = (
@@ -259,8 +263,13 @@ class RefundRetry(Resource):
 
 new_payment = parser(
     Field("method", Choice(*PAYMENT_METHODS), required=True),
-    Field("reference", Reference(255), required=lambda body: Payment.needs_reference(body.get("method"))),
-    Field("amount", Integer(0, 2**53 - 1), required=True),
+    Field(
+        "reference",
+        Reference(255),
+        required=lambda body: Payment.needs_reference(body.get("method")),
+        about="The number that the payment has elsewhere; needed unless it is cash",
+    ),
+    Field("amount", Integer(0, 2**53 - 1), required=True, about="What was paid: the total of the order"),
 )
 
 

@@ -25,14 +25,26 @@ from routes.selling.promotions import (
 
 new_promo_code = parser(
     Field("code", PromoName(50), required=True),
-    Field("percent", Integer(1, 100), nullable=True),
-    Field("amount", Integer(1, 1_000_000_000), nullable=True),
-    Field("ticket_types", Many(ID, most=100)),
-    Field("max_uses", Integer(0, 2_000_000_000), nullable=True),
-    Field("max_per_buyer", Integer(1, 2_000_000_000), nullable=True),
+    Field("percent", Integer(1, 100), nullable=True, about="Off the price; or else `amount`"),
+    Field(
+        "amount", Integer(1, 1_000_000_000), nullable=True, about="Off the price, in the minor unit; or else `percent`"
+    ),
+    Field("ticket_types", Many(ID, most=100), about="The types that it is for: all of the event where there are none"),
+    Field(
+        "max_uses",
+        Integer(0, 2_000_000_000),
+        nullable=True,
+        about="How many tickets may use it: any number where it is null",
+    ),
+    Field(
+        "max_per_buyer",
+        Integer(1, 2_000_000_000),
+        nullable=True,
+        about="How many tickets of a buyer may use it: any number where it is null",
+    ),
     Field("starts_at", Time(), nullable=True),
     Field("ends_at", Time(), nullable=True),
-    Field("unlocks", Flag()),
+    Field("unlocks", Flag(), about="Whether it shows hidden ticket types", default=False),
 )
 
 FIFTH_OFF = {"code": examples.PROMO_CODE.code, "percent": 20, "max_uses": 50}

@@ -32,9 +32,9 @@ FORMULA = re.compile(r"""^(?=[=+\-@\t\r\n＝＋－＠])|(?<=[;\t\r\n"'])(?=[=+\-
 
 
 attendee_filters = (
-    Parameter("q", Text(200)),
-    Parameter("ticket_type", Digits(0, 2**31 - 1)),
-    Parameter("status", Choice(*TICKET_STATUSES)),
+    Parameter("q", Text(200), about="A part of the holder's name or address, or the beginning of a code"),
+    Parameter("ticket_type", Digits(0, 2**31 - 1), about="Tickets of this type"),
+    Parameter("status", Choice(*TICKET_STATUSES), about="Tickets of this status; without it, all but void ones"),
 )
 
 
@@ -113,12 +113,12 @@ PAYMENT_COLUMNS = (
     *("order", "order_status", "event_id", "event", "by_id", "by"),
 )
 filters = (
-    Parameter("status", Choice(*PAYMENT_STATUSES)),
-    Parameter("method", Choice(*PAYMENT_METHODS)),
-    Parameter("event", Digits(0, 2**31 - 1)),
-    Parameter("by", Digits(0, 2**31 - 1)),
-    Parameter("from", Moment(), dest="taken_from"),
-    Parameter("to", Moment(), dest="taken_to"),
+    Parameter("status", Choice(*PAYMENT_STATUSES), about="Payments of this status"),
+    Parameter("method", Choice(*PAYMENT_METHODS), about="Payments made so"),
+    Parameter("event", Digits(0, 2**31 - 1), about="Payments for this event"),
+    Parameter("by", Digits(0, 2**31 - 1), about="Payments that this user took"),
+    Parameter("from", Moment(), dest="taken_from", about="Taken at this time or later"),
+    Parameter("to", Moment(), dest="taken_to", about="Taken at this time or before"),
 )
 
 

@@ -23,16 +23,26 @@ from routes.selling.catalogue import (
 
 FIELDS = (
     Field("name", Text(100), required=True),
-    Field("price", Integer(0, 1_000_000_000), required=True),
-    Field("quantity", Integer(0, 2_000_000_000), required=True),
-    Field("sales_start", Time(), nullable=True),
-    Field("sales_end", Time(), nullable=True),
-    Field("min_per_order", Integer(1, 1000)),
-    Field("max_per_order", Integer(1, 1000)),
-    Field("max_per_buyer", Integer(1, 2_000_000_000), nullable=True),
-    Field("hidden", Flag()),
+    Field(
+        "price",
+        Integer(0, 1_000_000_000),
+        required=True,
+        about="In the minor unit of the event's currency: 2500 is 25.00",
+    ),
+    Field("quantity", Integer(0, 2_000_000_000), required=True, about="How many may be sold"),
+    Field("sales_start", Time(), nullable=True, about="When the sale begins: at once where it is null"),
+    Field("sales_end", Time(), nullable=True, about="When the sale ends: with the event where it is null"),
+    Field("min_per_order", Integer(1, 1000), about="The fewest that an order may have", default=1),
+    Field("max_per_order", Integer(1, 1000), about="The most that an order may have", default=10),
+    Field(
+        "max_per_buyer",
+        Integer(1, 2_000_000_000),
+        nullable=True,
+        about="The most that a buyer may have: null for any number; of what is free `max_per_order` without it",
+    ),
+    Field("hidden", Flag(), about="Only a promo code that unlocks it shows it", default=False),
 )
-new_ticket_type = parser(*FIELDS, Field("pool_id", ID, nullable=True))
+new_ticket_type = parser(*FIELDS, Field("pool_id", ID, nullable=True, about="The pool whose places it shares"))
 
 
 NO_MOVE = (HasOrders(), SoldOut(pool_id=1, available=10))

@@ -46,7 +46,7 @@ from routes.selling.orders import (
 )
 from routes.selling.transfers import accept, offer, own_ticket, withdraw
 
-new_name = parser(Field("attendee_name", Text(100), nullable=True))
+new_name = parser(Field("attendee_name", Text(100), nullable=True, about="The name on the ticket"))
 OUTSIDE, INSIDE = shown(examples.VALID), shown(examples.USED)
 NO_NEW_NAME = TicketUsed(**INSIDE), TicketVoid(since=examples.STARTS, **OUTSIDE)
 
@@ -54,7 +54,7 @@ NO_NEW_NAME = TicketUsed(**INSIDE), TicketVoid(since=examples.STARTS, **OUTSIDE)
 class TicketList(Resource):
     @signed_in
     @answers(200, [examples.VALID])
-    @paged(Parameter("upcoming", Choice("true")))
+    @paged(Parameter("upcoming", Choice("true"), about="Only good ones, for what is not over, the next first"))
     def get(self, args: Args) -> Page:
         """List one's own tickets, newest first; or the good ones for what is not over, in the order of its start."""
         own = {"user_id": current_user.id}
@@ -109,7 +109,15 @@ class TicketPage(Resource):
         return current_app.response_class(page, mimetype="text/html", headers={"Content-Security-Policy": POLICY})
 
 
-recipient = parser(Field("email", Email(), required=True, required_message="Email address is required"))
+recipient = parser(
+    Field(
+        "email",
+        Email(),
+        required=True,
+        required_message="Email address is required",
+        about="The address of whom the ticket goes to",
+    )
+)
 transfer_token = parser(Field("token", AnyText(), required=True))
 NO_TRANSFER = (
     *NO_NEW_NAME,
@@ -155,7 +163,9 @@ class TransferAccept(Resource):
         return ticket.to_dict()
 
 
-entrance = closed_parser(Field("event_id", ID))
+entrance = closed_parser(
+    Field("event_id", ID, about="The event at whose door it is: a ticket for another one is refused")
+)
 NO_ENTRY = (
     WrongEvent(event={"id": 2, "name": "Autumn Fair"}, **OUTSIDE),
     TicketVoid(since=examples.STARTS, **OUTSIDE),

@@ -122,7 +122,10 @@ class LogoutResource(Resource):
 class UserResource(Resource):
     @roles("admin", refusal=Unauthorized)
     @answers(200, [examples.USER])
-    @paged(Parameter("q", Text(100)), Parameter("role", Choice(*ROLES)))
+    @paged(
+        Parameter("q", Text(100), about="A part of the name or address"),
+        Parameter("role", Choice(*ROLES), about="Users of this role"),
+    )
     def get(self, args: Args) -> Response | tuple[Any, int, dict[str, str]]:
         """Get all users; with `limit`, `after` or a filter, a page of them. `q` is found in name or address."""
         wanted = {name: args.pop(name) for name in ("q", "role") if name in args}

@@ -6,6 +6,7 @@ import secrets
 
 import requests
 import schemathesis
+from closing import close_answers
 
 API = os.environ["FUZZ_API"]
 LOGIN = json.loads(os.environ["FUZZ_LOGIN"])
@@ -23,14 +24,16 @@ def before_load_schema(context, raw_schema):
                     parameter["schema"] = {"enum": IDS[path][parameter["name"]]}
             body = operation.get("requestBody", {}).get("content", {}).get("application/json", {})
             if body:
-                give_ids(raw_schema["components"]["schemas"][body["schema"]["$ref"].rpartition("/")[2]])
+                give_ids(raw_schema["components"]["schemas"], body["schema"])
+    close_answers(raw_schema)
 
 
-def give_ids(schema):
+def give_ids(schemas, schema):
+    schema = schemas[schema["$ref"].rpartition("/")[2]] if "$ref" in schema else schema
     for name, inner in schema.get("properties", {}).items():
         if name in IDS:
             schema["properties"][name] = {"enum": IDS[name]}
-        give_ids(inner.get("items", {}))
+        give_ids(schemas, inner.get("items", {}))
 
 
 def post(path, body):

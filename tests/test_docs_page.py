@@ -20,6 +20,10 @@ from .conftest import CONFIG, NEEDS_BROWSER, PASSWORD, dispose, servers
 
 pytestmark = [NEEDS_BROWSER, pytest.mark.slow]
 EMAIL = "ada@example.com"
+SIZES = {
+    "desktop": {"width": 1280, "height": 1000, "deviceScaleFactor": 1, "mobile": False},
+    "phone": {"width": 375, "height": 812, "deviceScaleFactor": 1, "mobile": True},
+}
 
 
 class Page(BaseHTTPRequestHandler):
@@ -69,16 +73,57 @@ def api(make_database, front_end):
 
 class TestDocsPage:
     @pytest.fixture
-    def page(self, browser, api):
+    def page(self, browser, api, request):
         browser.get_log("performance"), browser.get_log("browser")
-        return DocsPage(browser, f"{api}/docs")
+        browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", SIZES[getattr(request, "param", "desktop")])
+        page = DocsPage(browser, f"{api}/docs")
+        yield page
+        browser.execute_script("localStorage.clear()")
+        browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
 
-    def test_log_in_then_get_me_also_when_the_page_is_loaded_anew(self, page):
-        login = page.try_out("logIn", {"email": EMAIL, "password": PASSWORD})
-        page.authorize(login["access_token"])
+    @pytest.mark.parametrize("page", SIZES, indirect=True)
+    def test_who_logs_in_is_logged_in_also_when_the_page_is_loaded_anew(self, page):
+        page.try_out("logIn", {"email": EMAIL, "password": PASSWORD})
         assert page.try_out("getMe")["email"] == EMAIL
         page.load()
         assert page.try_out("getMe")["email"] == EMAIL
+
+    def test_refreshed_tokens_take_the_place_of_the_others(self, page):
+        page.try_out("logIn", {"email": EMAIL, "password": PASSWORD})
+        page.try_out("refreshTokens")
+        page.load()
+        assert "access_token" in page.try_out("refreshTokens")
+
+    def test_who_logs_out_is_logged_out(self, page):
+        page.try_out("logIn", {"email": EMAIL, "password": PASSWORD})
+        page.send("logOut")
+        page.find(".auth-wrapper .authorize.unlocked")
+        assert page.try_out("getMe")["message"] == "Missing token"
+
+    def test_it_begins_with_the_story(self, page):
+        shown = page.shown()
+        calls = [shown.index(f"operations-users-{name}") for name in ("signUp", "logIn")]
+        calls += [shown.index(it) for it in ("operations-orders-placeOrder", "operations-orders-payOrder")]
+        calls += [shown.index("operations-tickets-checkIn"), shown.index("operations-health-checkHealth")]
+        assert calls[:2] == [0, 1]
+        assert calls == sorted(calls)
+        assert shown[-2:] == ["operations-health-checkHealth", "operations-health-checkLiveness"]
+
+    def test_filter_finds_a_tag(self, page):
+        page.put_in(".operation-filter-input", "tickets")
+        WebDriverWait(page.browser, 30).until(lambda browser: page.shown()[0] == "operations-tickets-listTickets")
+
+    @pytest.mark.parametrize("page", SIZES, indirect=True)
+    def test_an_operation_is_as_wide_as_the_page_and_no_longer_than_few_screens(self, page):
+        block = page.open("placeOrder")
+        page.find(f"{block} .response[data-code='503']")
+        wide, high = page.browser.execute_script(
+            "const found = document.querySelector(arguments[0]);"
+            "return [document.documentElement.scrollWidth - innerWidth, found.offsetHeight / innerHeight]",
+            block,
+        )
+        assert wide <= 0
+        assert high < 4
 
     def test_nothing_is_loaded_from_elsewhere(self, page, api):
         page.find(".opblock")
@@ -113,22 +158,29 @@ class DocsPage:
         self.find(selector).send_keys(Keys.CONTROL + "a")
         self.browser.execute_cdp_cmd("Input.insertText", {"text": text})
 
-    def try_out(self, operation, body=None):
-        """Send a call by the page's own form, and return the answer that it shows."""
+    def shown(self):
+        """The ids of the operations, in the order in which they stand."""
+        self.find(".opblock")
+        return self.browser.execute_script("return [...document.querySelectorAll('.opblock')].map(it => it.id)")
+
+    def open(self, operation):
         block = f"[id^=operations-][id$=-{operation}]"
         self.click(f"{block} .opblock-summary-control")
+        return block
+
+    def send(self, operation, body=None):
+        """Send a call by the page's own form, and return where its answer is shown."""
+        block = self.open(operation)
         self.click(f"{block} .try-out__btn")
         if body:
             self.put_in(f"{block} textarea.body-param__text", json.dumps(body))
         self.click(f"{block} .execute")
-        shown = f"{block} .live-responses-table .response-col_description .highlight-code code"
-        return json.loads(self.find(shown).get_property("textContent"))
+        return f"{block} .live-responses-table"
 
-    def authorize(self, token):
-        self.click(".auth-wrapper .authorize")
-        self.put_in(".auth-container #auth-bearer-value", token)
-        self.click(".auth-container .authorize")
-        self.click(".auth-container .btn-done")
+    def try_out(self, operation, body=None):
+        """The answer to a call, as the page shows it."""
+        shown = f"{self.send(operation, body)} .response-col_description .highlight-code code"
+        return json.loads(self.find(shown).get_property("textContent"))
 
 
 CALL = """

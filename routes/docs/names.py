@@ -53,6 +53,24 @@ ANSWERS = {
     "checkIn": "CheckedTicket",
     "undoCheckIn": "CheckedTicket",
 }
+# Objects within others, by where they stand, that are more than an id with its name.
+NAMED = "Named"
+NESTED = {
+    "Order.buyer": "Buyer",
+    "Order.event": "EventOutline",
+    "Ticket.event": "EventOutline",
+    "PaymentWithOrder.order": "OrderOutline",
+    "AlreadyPaidProblem.payment": "PaymentWithOrder",
+    "NewEvent.ticket_types": "NewEventTicketType",
+    "NewOrder.items": "NewOrderLine",
+    "NewScans.scans": "NewScan",
+    "TakenScans.results": "TakenScan",
+    "PromoCodeOffer.ticket_types": "OfferedTicketType",
+    "Sales.payments": "SalesByMethod",
+    "Sales.refund_all": "RefundAllProgress",
+    "Sales.ticket_types": "SalesByTicketType",
+    "Sales.total": "SalesTotal",
+}
 
 
 def name_schemas(operation: JSON, schemas: JSON) -> None:
@@ -66,6 +84,32 @@ def name_schemas(operation: JSON, schemas: JSON) -> None:
             good = status < "300"
             named = name_answer if good else name_problems
             content["schema"] = named(id if good else f"{id}{status}", content["schema"], schemas)
+
+
+def name_nested(schemas: JSON) -> None:
+    """Move the objects within others to `schemas` as well, all but the texts about bad fields."""
+    for name, schema in list(schemas.items()):
+        if "properties" in schema:
+            schemas[name] = with_named_fields(name, schema, schemas)
+
+
+def with_named_fields(name: str, schema: Schema, schemas: JSON) -> Schema:
+    fields = schema["properties"].items()
+    named = {field: it if field == "message" else nested(f"{name}.{field}", it, schemas) for field, it in fields}
+    return schema | {"properties": named}
+
+
+def nested(place: str, schema: Schema, schemas: JSON) -> Schema:
+    if "items" in schema:
+        return schema | {"items": nested(place, schema["items"], schemas)}
+    if "anyOf" in schema:
+        return schema | {"anyOf": [nested(place, way, schemas) for way in schema["anyOf"]]}
+    if "properties" not in schema:
+        return schema
+    name = NAMED if set(schema["properties"]) == {"id", "name"} else NESTED[place]
+    if name in ANSWERS.values():
+        return {"$ref": MODEL + name}  # what is answered elsewhere is described better there
+    return kept(schemas, name, with_named_fields(name, schema, schemas))
 
 
 def body_name(id: str) -> str:

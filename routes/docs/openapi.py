@@ -13,6 +13,7 @@ from http import HTTPStatus
 from inspect import cleandoc
 from typing import Any, cast
 
+import orjson
 from flask import Response, current_app, request
 from flask_restful import Resource
 from sqlalchemy import CheckConstraint, inspect
@@ -28,22 +29,36 @@ from werkzeug.routing import Rule
 from models import APPOINTMENTS, ROLES, IdempotencyKeyReused, Outdated, Serializable, as_json
 from routes.docs import examples
 from routes.docs.answers import Answer, answers
-from routes.docs.names import MODEL, PROBLEM, name_schemas
-from routes.docs.operations import operation_id
+from routes.docs.compression import compressed
+from routes.docs.names import MODEL, PROBLEM, name_nested, name_schemas
+from routes.docs.operations import links, operation_id, place_in_story
 from routes.http.access import is_admin, public, sees_orders
 from routes.http.errors import too_many_requests
 from routes.http.etags import conditional
 from routes.http.idempotency import KEY
-from routes.http.parsing import ClosedParser, Field, Integer, Parameter, Schema, nullable_schema
+from routes.http.json import OPTIONS
+from routes.http.parsing import ClosedParser, Field, Integer, Parameter, Schema, schema_of
 from routes.http.tokens import ENDED, EXPIRED, INVALID, MISSING, BadToken
 from routes.http.views import JSON
 
 Names = tuple[str, ...]
 
-ABOUT = """
-Events and their ticket types, orders and payments, and tickets that are checked in at the door.
+METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE")
 
-- Sign up, log in, and send the access token as `Authorization: Bearer <token>`.
+ABOUT = """
+Events and their ticket types, orders and payments, and tickets that are checked in at the door. A ticket is sold like
+this, and the calls stand in this order:
+
+1. `POST /sign-up` opens an account, and `POST /login` answers an access token. It goes with all that follows as
+   `Authorization: Bearer <token>`; on the page at `/docs`, who logs in has it sent by the page.
+2. `GET /events` lists what is on, and `GET /events/{id}` what it costs.
+3. `POST /orders` holds places for some minutes. With a new `Idempotency-Key` it can be sent again after a lost answer.
+4. `POST /orders/{code}/payments` is for staff who take the money; by card, the buyer pays on the page that
+   `POST /orders/{code}/checkout` opens. An order of 0 is paid at once.
+5. `GET /tickets` lists the buyer's tickets, and `POST /tickets/{code}/check-in` lets in whoever shows one.
+
+What holds for all calls:
+
 - Beside the roles `user`, `staff` and `admin`, people are appointed for single events, as `door` or `manager`.
 - Times are ISO 8601 in UTC. What is sent must have an offset; it may be any.
 - Money is an integer in the currency's minor unit: 2500 is 25.00.
@@ -52,6 +67,8 @@ Events and their ticket types, orders and payments, and tickets that are checked
 - Lists that grow come in pages: follow `Link: <...>; rel="next"` as long as there is one.
 - Every error is `{"message": ...}`: a text, or for bad fields an object with a text for each. A refusal by a rule (409)
   has a `reason` that stays the same, and what is needed to go on.
+- Every answer has an `X-Request-ID`, the client's own or a new one, by which it is found in the log.
+- Fields may be added to answers at any time: ignore those that are not known.
 - Every GET answers HEAD too, and every path OPTIONS. Any other method is a 405, whose `Allow` names those there are.
 """
 SCHEMES = {
@@ -59,7 +76,6 @@ SCHEMES = {
     "refreshToken": "The last `refresh_token`, which is good for `POST /refresh` and `POST /logout` alone",
 }
 HEADERS = {
-    "X-Request-ID": "The id of the request: the client's own, or a new one",
     "Location": "Where to GET what was made",
     "Link": 'The next page, `rel="next"`, while there is more',
     "ETag": "The version, for `If-None-Match` and `If-Match`",
@@ -86,16 +102,12 @@ TYPES: dict[type, Schema] = {
     list: {"type": "array", "items": {}},
     type(None): {"type": "null"},
 }
-ERROR = {
-    "type": "object",
-    "properties": {"message": STRING},
-    "required": ["message"],
-    "additionalProperties": False,
-}
+ERROR = {"type": "object", "properties": {"message": STRING}, "required": ["message"]}
 
 
 class OpenAPIResource(Resource):
     @public
+    @compressed
     @conditional
     @answers(200, {"openapi": "3.1.1", "info": {}, "servers": [], "tags": [], "paths": {}, "components": {}})
     def get(self) -> JSON:
@@ -110,24 +122,23 @@ def document() -> JSON:
     paths: dict[str, JSON] = defaultdict(dict)
     tags: dict[str, str] = {}
     schemas = {PROBLEM: ERROR} | {type(it).__name__: fields_of(it, it.serialize_only) for it in examples.MODELS}
-    for rule in current_app.url_map.iter_rules():
-        resource = getattr(current_app.view_functions[rule.endpoint], "view_class", None)
-        for method in sorted((rule.methods or set()) - {"HEAD", "OPTIONS"}):
-            view = getattr(resource, method.lower(), None)
-            if not hasattr(view, "answers") or resource.__module__.startswith(__package__):
-                continue  # somebody else's, of which nothing is known, or the documentation's own
-            tags[tag(resource)] = (sys.modules[resource.__module__].__doc__ or "").partition("\n\n")[0]
-            path = re.sub(r"<\w+:(\w+)>", r"{\1}", rule.rule)
-            paths[path][method.lower()] = operation(rule, resource, view)
-            name_schemas(paths[path][method.lower()], schemas)
+    for rule, resource, views in calls():
+        tags[tag(resource)] = (sys.modules[resource.__module__].__doc__ or "").partition("\n\n")[0]
+        path = re.sub(r"<\w+:(\w+)>", r"{\1}", rule.rule)
+        for view in views:
+            paths[path][view.__name__] = operation(rule, resource, view)
+            name_schemas(paths[path][view.__name__], schemas)
+    name_nested(schemas)
+    link(paths)
+    used = set(re.findall(f"{MODEL}(\\w+)", str([paths, schemas])))
     return {
         "openapi": "3.1.1",
         "info": {"title": "Ticketing Application", "version": "1", "description": ABOUT.strip()},
         "servers": [{"url": "/"}],
         "tags": [{"name": name, "description": about} for name, about in tags.items()],
-        "paths": paths,
+        "paths": in_order(paths),
         "components": {
-            "schemas": schemas,
+            "schemas": {name: schema for name, schema in schemas.items() if name in used},
             "parameters": {
                 name: {"name": name, "in": "header", "description": about, "schema": schema}
                 for name, (schema, about) in REQUEST_HEADERS.items()
@@ -139,6 +150,45 @@ def document() -> JSON:
             },
         },
     }
+
+
+def calls() -> list[tuple[Rule, Any, list[Any]]]:
+    """The rules with their resources and methods, in the order of the story and then of the table.
+
+    Left out are those of somebody else, of which nothing is known, and the documentation's own.
+    """
+    found = []
+    for rule in current_app.url_map.iter_rules():
+        resource = getattr(current_app.view_functions[rule.endpoint], "view_class", None)
+        methods = [method for method in METHODS if method in (rule.methods or ())]
+        views = [getattr(resource, method.lower(), None) for method in methods]
+        known = [view for view in views if hasattr(view, "answers")]
+        if known and not resource.__module__.startswith(__package__):
+            found.append((rule, resource, sorted(known, key=lambda view: place_of(resource, view))))
+    return sorted(found, key=lambda call: place_of(call[1], call[2][0]))
+
+
+def place_of(resource: Any, view: Any) -> int:
+    return place_in_story(operation_id(resource.__name__, view.__name__))
+
+
+def link(paths: Mapping[str, JSON]) -> None:
+    """Say in each good answer with what calls one may go on."""
+    calls = {it["operationId"]: it for methods in paths.values() for it in methods.values()}
+    for id, call in calls.items():
+        found = links(id, calls)
+        if found:
+            next(iter(call["responses"].values()))["links"] = found
+
+
+def in_order(paths: Mapping[str, JSON]) -> orjson.Fragment:
+    """Paths and methods as they stand, which the page shows so; whatever is in them is sorted like any JSON of ours."""
+    kept = {path: {name: in_json(it) for name, it in methods.items()} for path, methods in paths.items()}
+    return orjson.Fragment(orjson.dumps(kept))
+
+
+def in_json(operation: JSON) -> orjson.Fragment:
+    return orjson.Fragment(orjson.dumps(operation, option=OPTIONS))
 
 
 def tag(resource: Any) -> str:
@@ -202,8 +252,9 @@ def parameters(rule: Rule, view: Any) -> list[JSON]:
 
 def query_parameter(it: Parameter) -> JSON:
     who = {is_admin: "admins", sees_orders: "staff and admins, and managers with their `event`"}.get(it.only_if)
-    about = {"description": f"For {who}; from others it is ignored."} if who else {}
-    return {"name": it.name, "in": "query", "schema": it.type.schema} | about
+    about = f"{it.about}. For {who}; from others it is ignored" if who else it.about
+    default = {"default": it.default} if it.default is not None else {}
+    return {"name": it.name, "in": "query", "description": about, "schema": it.type.schema | default}
 
 
 def arguments(view: Any, kind: str) -> list[Any]:
@@ -229,7 +280,7 @@ def request_body(view: Any) -> JSON:
 
 
 def taken(field: Field) -> Schema:
-    schema = nullable_schema(field)
+    schema = schema_of(field)
     return schema | {"format": "int64"} if field.name in MONEY and isinstance(field.type, Integer) else schema
 
 
@@ -249,7 +300,8 @@ def responses(rule: Rule, view: Any) -> JSON:
     for status, given in refused.items():
         bodies = [answer.get_json() for answer in given]
         schema = any_of(error_schema(body, view) for body in bodies)
-        content = {"schema": schema, "examples": {label(body): {"value": body} for body in bodies}}
+        several = {label(body): {"value": body} for body in bodies}
+        content = {"schema": schema} | ({"examples": several} if len(several) > 1 else {"example": bodies[0]})
         names = [name for name in HEADERS if any(name in answer.headers for answer in given)]
         found[str(status)] = response(status, {"application/json": content}, names)
     return dict(sorted(found.items()))
@@ -278,8 +330,9 @@ def success_headers(view: Any) -> list[str]:
 
 
 def response(status: int, content: JSON, headers: Iterable[str]) -> JSON:
-    links = {name: {"$ref": f"#/components/headers/{name}"} for name in ["X-Request-ID", *headers]}
-    return {"description": HTTPStatus(status).phrase, "headers": links} | ({"content": content} if content else {})
+    sent = {name: {"$ref": f"#/components/headers/{name}"} for name in headers}
+    more = {"headers": sent, "content": content}
+    return {"description": HTTPStatus(status).phrase} | {name: it for name, it in more.items() if it}
 
 
 def errors(rule: Rule, view: Any) -> Iterator[Exception]:
@@ -330,8 +383,8 @@ def error_schema(body: JSON, view: Any) -> Schema:
         schema["properties"]["reason"] = STRING | {"const": body["reason"]}
     elif isinstance(body["message"], dict):
         messages = {"type": "object", "properties": dict.fromkeys(request_fields(view), STRING)}
-        unknown = STRING if isinstance(getattr(view, "body", None), ClosedParser) else False
-        schema["properties"]["message"] = messages | {"minProperties": 1, "additionalProperties": unknown}
+        unknown = {"additionalProperties": STRING} if isinstance(getattr(view, "body", None), ClosedParser) else {}
+        schema["properties"]["message"] = messages | {"minProperties": 1} | unknown
     return {"$ref": MODEL + PROBLEM} if schema == ERROR else schema
 
 
@@ -350,7 +403,7 @@ def described(example: Any, plus: Names = (), sometimes: Mapping[str, Any] | Non
     if isinstance(example, list) and example:
         return {"type": "array", "items": alike([described(it, plus, sometimes) for it in example])}
     if isinstance(example, dict) and example:
-        return closed({name: named(name, value) for name, value in example.items()})
+        return whole({name: named(name, value) for name, value in example.items()})
     return TYPES[type(example)]
 
 
@@ -375,8 +428,9 @@ def reference(model: Any) -> Schema:
     return {"$ref": MODEL + type(model).__name__}
 
 
-def closed(properties: JSON) -> Schema:
-    return {"type": "object", "properties": properties, "required": list(properties), "additionalProperties": False}
+def whole(properties: JSON) -> Schema:
+    """An object with all of these fields. It may come to have more."""
+    return {"type": "object", "properties": properties, "required": list(properties)}
 
 
 def alike(entries: list[Schema]) -> Schema:
@@ -406,7 +460,7 @@ def fields_of(model: Any, names: Names) -> Schema:
     for name in names:
         first, _, rest = name.partition(".")
         inner[first] += (rest,) if rest else ()
-    return closed({name: field(model, name, rest) for name, rest in inner.items()})
+    return whole({name: field(model, name, rest) for name, rest in inner.items()})
 
 
 def field(model: Any, name: str, inner: Names) -> Schema:

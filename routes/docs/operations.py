@@ -1,7 +1,18 @@
 """The ids of operations, which code generators make function names of: a verb first, then what it is about."""
 
 import re
+from collections.abc import Container
+from typing import Any
 
+# How a ticket is sold, by the calls for it. The document begins with them.
+STORY = ("signUp", "logIn", "listEvents", "getEvent", "placeOrder", "payOrder", "listTickets", "checkIn")
+# What may be called with what a call answers: the parameter in the path, where it stands in the answer, and the calls.
+# Beside these, what is created may be got, changed and deleted by its id.
+FOLLOWERS = {
+    "placeOrder": ("code", "/code", ("getOrder", "payOrder", "checkoutOrder", "cancelOrder")),
+    "listTickets": ("code", "/0/code", ("getTicket", "checkIn", "undoCheckIn")),
+    "waitForTickets": ("id", "/id", ("stopWaiting",)),
+}
 # Resources named for what they hold: the id follows from the name and the method.
 VERBS = {
     ("List", "get"): "list",
@@ -72,3 +83,17 @@ def operation_id(resource: str, method: str) -> str:
 
 def plural(noun: str) -> str:
     return f"{noun[:-1]}ies" if noun.endswith("y") else f"{noun}s"
+
+
+def place_in_story(id: str) -> int:
+    """Where the call stands in the document: what is not of the story comes after it."""
+    return STORY.index(id) if id in STORY else len(STORY)
+
+
+def links(id: str, known: Container[str]) -> dict[str, Any]:
+    """The links from the answer of a call to those of the `known` calls that go on with it."""
+    noun = id.removeprefix("create")
+    created = ("id", "/id", tuple(f"{verb}{noun}" for verb in ("get", "update", "delete"))) if noun != id else None
+    parameter, pointer, followers = FOLLOWERS.get(id) or created or ("", "", ())
+    link = {"parameters": {parameter: f"$response.body#{pointer}"}}
+    return {it: {"operationId": it, **link} for it in followers if it in known}

@@ -1,18 +1,21 @@
 """The page to read about the API and to try it on: Swagger UI, all of it from this server."""
 
 import re
+from mimetypes import guess_type
 from pathlib import Path
+from typing import cast
 
 import flask_swagger_ui
-from flask import Flask, Response, current_app, send_from_directory
+from flask import Flask, Response, current_app, request
 from flask_restful import Resource
 from werkzeug.routing import BaseConverter
 
 from routes.docs.answers import answers
+from routes.docs.compression import compressed
 from routes.http.access import public
 
 UI = Path(flask_swagger_ui.__file__).parent / "dist"
-FILES = ("start.js", "swagger-ui-bundle.js", "swagger-ui.css", "favicon-32x32.png")
+FILES = ("start.js", "start.css", "swagger-ui-bundle.js", "swagger-ui.css", "favicon-32x32.png")
 
 PAGE = """<!DOCTYPE html>
 <html lang="en">
@@ -20,21 +23,14 @@ PAGE = """<!DOCTYPE html>
 <meta name="viewport" content="width=device-width">
 <title>Ticketing Application</title>
 <link rel="stylesheet" href="docs/swagger-ui.css">
+<link rel="stylesheet" href="docs/start.css">
 <link rel="icon" href="docs/favicon-32x32.png">
 <div id="swagger-ui"></div>
 <script src="docs/swagger-ui-bundle.js"></script>
 <script src="docs/start.js"></script>
 </html>
 """
-START = """// validatorUrl: nobody outside is asked. persistAuthorization: the token outlives a reload of the page.
-SwaggerUIBundle({
-  url: "openapi.json",
-  dom_id: "#swagger-ui",
-  deepLinking: true,
-  validatorUrl: null,
-  persistAuthorization: true,
-})
-"""
+OURS = Path(__file__).parent
 POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
     "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
@@ -66,12 +62,16 @@ class DocsResource(Resource):
 
 class DocsFile(Resource):
     @public
-    @answers(200, media={"text/javascript": START, "text/css": "...", "image/png": "..."})
+    @compressed
+    @answers(200, media={"text/javascript": "...", "text/css": "...", "image/png": "..."})
     def get(self, file: str) -> Response:
         """Get a file that the documentation's page needs."""
-        if file == "start.js":
-            return current_app.response_class(START, mimetype="text/javascript")
-        return send_from_directory(UI, file, conditional=False, max_age=3600)
+        kind, _ = guess_type(file)
+        path = (OURS if file.startswith("start.") else UI) / file
+        response = current_app.response_class(path.read_bytes(), mimetype=kind)
+        response.cache_control.max_age, response.cache_control.public = 3600, True
+        response.add_etag()
+        return cast(Response, response.make_conditional(request))
 
 
 def register(app: Flask) -> None:

@@ -25,13 +25,20 @@ Values = Mapping[str, Any] | None
 Beginning = ColumnElement[bool] | None
 
 CHUNK = 1000
+LIMIT = 50  # of a page where the client names none
 LONGEST_CURSOR = 200
 PATIENCE = 10  # seconds that a list waits for a database that has gone away
 
 
 def paged(*parameters: Parameter) -> Callable[[View], View]:
     """Read `limit`, `after` and the call's own parameters from the query string."""
-    return reads(parser(Parameter("limit", Digits(1, 100)), Parameter("after", AnyText()), *parameters))
+    return reads(
+        parser(
+            Parameter("limit", Digits(1, 100), about="The most entries in one answer", default=LIMIT),
+            Parameter("after", AnyText(), about="Where the page begins, as the `Link` of the page before has it"),
+            *parameters,
+        )
+    )
 
 
 def page(
@@ -39,7 +46,7 @@ def page(
     keys: Keys,
     values: Values | Sequence[Values] = None,
     *,
-    limit: int = 50,
+    limit: int = LIMIT,
     after: str | None = None,
     descending: bool = False,
     beginning: Beginning = None,

@@ -1,5 +1,6 @@
 """Bodies and query strings: reqparse with strict types, whose errors are sentences for the client."""
 
+import json
 import re
 import unicodedata
 from collections.abc import Callable, Iterator, Mapping
@@ -33,7 +34,8 @@ class Type(Protocol):
 class Field(reqparse.Argument):
     """A field of the body. `required_message` is the error where a required one is missing.
 
-    Where `required` depends on other fields, it is a function of the body.
+    Where `required` depends on other fields, it is a function of the body. The documentation alone reads `about`, and
+    `default`, which says what holds where the field is left out.
     """
 
     def __init__(
@@ -45,9 +47,12 @@ class Field(reqparse.Argument):
         nullable: bool = False,
         required_message: str = "This field is required",
         dest: str | None = None,
+        about: str | None = None,
+        default: Any = None,
     ) -> None:
         super().__init__(name, dest=dest, type=type, required=required, nullable=nullable, store_missing=False)
         self.required_message = required_message
+        self.about, self.default = about, default
 
     def source(self, request: TicketingRequest) -> Mapping[str, Any]:
         return request.json_object
@@ -70,10 +75,8 @@ class Field(reqparse.Argument):
 class Parameter(Field):
     """A parameter of the query string: always a text, never required. It is read `only_if` that holds."""
 
-    def __init__(
-        self, name: str, type: Type, *, dest: str | None = None, only_if: Callable[[], bool] = lambda: True
-    ) -> None:
-        super().__init__(name, type, dest=dest)
+    def __init__(self, name: str, type: Type, *, only_if: Callable[[], bool] = lambda: True, **more: Any) -> None:
+        super().__init__(name, type, **more)
         self.only_if = only_if
 
     def source(self, request: TicketingRequest) -> Mapping[str, Any]:
@@ -120,7 +123,7 @@ def changes(parser: reqparse.RequestParser) -> reqparse.RequestParser:
     """The same fields, each of which may be left out: what PATCH takes."""
     parser = deepcopy(parser)
     for argument in parser.args:
-        argument.required = False
+        argument.required, argument.default = False, None
     return parser
 
 
@@ -453,9 +456,17 @@ class Many:
             raise ValueError(f"Entry {place}: {error}") from None
 
 
-def nullable_schema(field: Field) -> Schema:
+def schema_of(field: Field) -> Schema:
     schema: Schema = field.type.schema
-    return schema | {"type": [schema["type"], "null"]} if field.nullable else schema
+    if field.nullable:
+        schema = schema | {"type": [schema["type"], "null"]}
+    return schema | ({"description": told(field)} if field.about else {})
+
+
+def told(field: Field) -> str:
+    """The default stands in words: of a `default` in a body, generators of clients make a field that must be there."""
+    usual = f"; {json.dumps(field.default)} where it is left out" if field.default is not None else ""
+    return f"{field.about}{usual}"
 
 
 class ListOf:
@@ -463,7 +474,7 @@ class ListOf:
 
     def __init__(self, most: int, *fields: Field) -> None:
         self.most, self.fields = most, fields
-        properties = {field.name: nullable_schema(field) for field in fields}
+        properties = {field.name: schema_of(field) for field in fields}
         required = [field.name for field in fields if field.required]
         item = {"type": "object", "properties": properties, "required": required}
         self.schema: Schema = {"type": "array", "minItems": 1, "maxItems": most, "items": item}
