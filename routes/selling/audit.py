@@ -1,7 +1,7 @@
 """The audit: who changed what, written by the verb that changes it, in its transaction, and never touched again."""
 
 from base64 import b64encode
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from functools import cache
 from hashlib import sha256
 from typing import Any
@@ -52,8 +52,12 @@ def record_of_provider(action: str, subject: str, event_id: int | None = None, *
 
 
 def write(action: str, subject: str, event_id: int | None, changes: dict[str, list[Any]], **actor: Any) -> None:
-    shown = {name: json_value(pair, ()) if name in SHOWN else [None, None] for name, pair in changes.items()}
-    db.session.add(Audit(action=action, subject=subject, event_id=event_id, changes=shown, **actor))
+    db.session.add(Audit(action=action, subject=subject, event_id=event_id, changes=visible(changes), **actor))
+
+
+def visible(changes: Mapping[str, list[Any]]) -> dict[str, Any]:
+    """What an entry says of the changes."""
+    return {name: json_value(pair, ()) if name in SHOWN else [None, None] for name, pair in changes.items()}
 
 
 def differences(row: Any, names: Collection[str]) -> dict[str, list[Any]]:
