@@ -16,6 +16,7 @@ from routes.checkouts import CheckoutSettle, OrderCheckout, ProviderNotice
 from routes.docs import page
 from routes.docs.openapi import OpenAPIResource
 from routes.docs.page import DocsFile, DocsResource, Home
+from routes.door import DoorList, ScanList
 from routes.events import EventAvailability, EventCalendar, EventCopies, EventDetail, EventList, EventRefund
 from routes.health import HealthLive, HealthResource
 from routes.http import api as http_api
@@ -42,7 +43,15 @@ from routes.setup import engines, serving, settings, ticker
 from routes.setup.front import Front
 from routes.staff import MyEventList, StaffDetail, StaffList
 from routes.ticket_types import TicketTypeDetail, TicketTypeList
-from routes.tickets import TicketCheckIn, TicketDetail, TicketList, TicketPage, TicketQR
+from routes.tickets import (
+    TicketCheckIn,
+    TicketDetail,
+    TicketList,
+    TicketPage,
+    TicketQR,
+    TicketTransfer,
+    TransferAccept,
+)
 from routes.users import (
     LoginResource,
     LogoutResource,
@@ -52,6 +61,7 @@ from routes.users import (
     UserResource,
     UserSignup,
 )
+from routes.waiting import EventWaiting, MyWaitingList, WaitingDetail
 
 HERE = Path(__file__).parent
 
@@ -78,6 +88,9 @@ api.add_resource(EventDetail, "/events/<id:id>")
 api.add_resource(EventAvailability, "/events/<id:id>/availability")
 api.add_resource(EventCopies, "/events/<id:id>/copies")
 api.add_resource(EventCalendar, "/events/<id:id>/calendar")
+api.add_resource(EventWaiting, "/events/<id:id>/waiting")
+api.add_resource(MyWaitingList, "/me/waiting")
+api.add_resource(WaitingDetail, "/waiting/<id:id>")
 api.add_resource(StaffList, "/events/<id:id>/staff")
 api.add_resource(StaffDetail, "/events/<id:id>/staff/<id:user>")
 api.add_resource(MyEventList, "/me/events")
@@ -105,7 +118,11 @@ api.add_resource(TicketList, "/tickets")
 api.add_resource(TicketDetail, "/tickets/<code:code>")
 api.add_resource(TicketQR, "/tickets/<code:code>/qr")
 api.add_resource(TicketPage, "/tickets/<code:code>/page")
+api.add_resource(TicketTransfer, "/tickets/<code:code>/transfer")
+api.add_resource(TransferAccept, "/transfers/accept")
 api.add_resource(TicketCheckIn, "/tickets/<code:code>/check-in")
+api.add_resource(DoorList, "/events/<id:id>/door")
+api.add_resource(ScanList, "/events/<id:id>/scans")
 api.add_resource(AttendeeList, "/events/<id:id>/attendees")
 api.add_resource(SalesReport, "/events/<id:id>/sales")
 api.add_resource(PaymentReport, "/payments")

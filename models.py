@@ -10,6 +10,7 @@ import secrets
 import sqlite3
 import unicodedata
 import zoneinfo
+from base64 import b64encode
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from datetime import UTC, datetime, timedelta
@@ -256,6 +257,16 @@ class TooManyPendingOrders(PlacingRefused):
     message = "Please pay or cancel your pending orders first"
 
 
+class PlacesAvailable(PlacingRefused):
+    reason = "available"
+    message = "There are places: please order them"
+
+
+class AlreadyWaiting(PlacingRefused):
+    reason = "already_waiting"
+    message = "You wait for this ticket type already, or have an offer for it"
+
+
 class OrderRefused(Refused):
     """About an order that is there."""
 
@@ -278,6 +289,11 @@ class HolderInside(OrderRefused):
 class TicketsVoid(OrderRefused):
     reason = "already_void"
     message = "Tickets of these are void already"
+
+
+class TicketsTransferred(OrderRefused):
+    reason = "transferred"
+    message = "Tickets of this order belong to somebody else now"
 
 
 class PaymentRefused(Refused):
@@ -367,6 +383,25 @@ class AlreadyCheckedIn(DoorRefused):
 class TicketUsed(DoorRefused):
     reason = "used"
     message = "The ticket has been used"
+
+
+class TransferRefused(Refused):
+    """About a ticket that is passed on."""
+
+
+class TransferPending(TransferRefused):
+    reason = "transfer_pending"
+    message = "The ticket is being passed on: take that back first"
+
+
+class EventOver(TransferRefused):
+    reason = "event_over"
+    message = "The event is over"
+
+
+class OwnTicket(TransferRefused):
+    reason = "own_ticket"
+    message = "The ticket is yours already"
 
 
 class NotCheckedIn(DoorRefused):
@@ -488,6 +523,38 @@ def prefix_bounds(prefix: str) -> tuple[str, str]:
 
 
 TEXT_PATTERN = "text_pattern_ops"
+
+
+class change_number(FunctionElement[int]):
+    """What a row is marked with by the transaction that changes it; `door_version` says what was not there before."""
+
+    type = BigInteger()
+    inherit_cache = True
+
+
+class door_version(FunctionElement[int]):
+    """A number that all rows have less of that are there now. What is committed later has it or more, however long its
+    transaction took; of what was changed just now, some may have more already."""
+
+    type = BigInteger()
+    inherit_cache = True
+
+
+@compiles(change_number, "postgresql")
+def change_number_postgresql(element: change_number, compiler: Any, **kwargs: Any) -> str:
+    return "CAST(CAST(pg_current_xact_id() AS TEXT) AS BIGINT)"
+
+
+@compiles(door_version, "postgresql")
+def door_version_postgresql(element: door_version, compiler: Any, **kwargs: Any) -> str:
+    return "CAST(CAST(pg_snapshot_xmin(pg_current_snapshot()) AS TEXT) AS BIGINT)"
+
+
+@compiles(change_number, "sqlite")
+@compiles(door_version, "sqlite")
+def next_number_sqlite(element: FunctionElement[int], compiler: Any, **kwargs: Any) -> str:
+    marked = (f"(SELECT coalesce(max(changed), 0) FROM {table})" for table in ("tickets", "ticket_codes"))
+    return f"(max({', '.join(marked)}) + 1)"
 
 
 class random_key(FunctionElement[str]):
@@ -811,11 +878,11 @@ class User(Model, Timestamps, Serializable):
 
 
 class Busy(Exception):
-    """Too many passwords wait to be hashed."""
+    """Too much work of one kind waits in this process."""
 
 
 class BoundedQueue:
-    """A semaphore that few callers may hold, with a short queue. Each hash uses a processor for a quarter second."""
+    """A semaphore that few callers may hold, with a short queue: for what uses a processor long. Else Busy."""
 
     def __init__(self) -> None:
         self.changed = Condition()
@@ -1091,7 +1158,8 @@ class TicketType(Model, Versioned, Serializable):
     `held` still counts holds that have lapsed, until somebody needs their places: `available` adds those back.
     `closed` is the state that keeps it from being sold now, whatever is left of it, or None.
     `rules_version` counts the changes that may end or narrow the sale, the event's too: who takes places compares it.
-    A `hidden` one is there only for who has a promo code that unlocks it.
+    A `hidden` one is there only for who has a promo code that unlocks it. `waited` is how many places people wait for
+    on its waiting list, and `waited_least` how many the smallest group of them, or 0.
     """
 
     __tablename__ = "ticket_types"
@@ -1140,6 +1208,8 @@ class TicketType(Model, Versioned, Serializable):
     sales_end: Mapped[datetime | None] = mapped_column(UTCDateTime)
     hidden: Mapped[bool] = mapped_column(Boolean, default=False, server_default=false())
     pool_id: Mapped[int | None] = mapped_column(ForeignKey("pools.id"), index=True)
+    waited: Mapped[int] = mapped_column(Integer, default=0, server_default="0")
+    waited_least: Mapped[int] = mapped_column(Integer, default=0, server_default="0")
 
     event: Mapped[Event] = relationship(back_populates="ticket_types")
     pool: Mapped[Pool | None] = relationship(back_populates="members")
@@ -1150,8 +1220,9 @@ class TicketType(Model, Versioned, Serializable):
 
     @property
     def free(self) -> int:
+        """How many places are free for who does not wait for them."""
         own = self.quantity - self.sold - self.held + (self.lapsed or 0)
-        return self.least(own, self.pool_free)
+        return self.beyond_waiting(self.least(own, self.pool_free), self.waited or 0, self.waited_least or 0)
 
     @property
     def available(self) -> int:
@@ -1165,6 +1236,12 @@ class TicketType(Model, Versioned, Serializable):
     def least(own: int, pool_free: int | None) -> int:
         """How many places are free, of its own and of its pool's, if it has one."""
         return own if pool_free is None else min(own, pool_free)
+
+    @staticmethod
+    def beyond_waiting(free: int, waited: int, waited_least: int) -> int:
+        """How many free places are for who does not wait: what is left beyond all that is waited for, or what is too
+        few for each who does."""
+        return free if not waited or free < waited_least else max(free - waited, 0)
 
     @staticmethod
     def on_offer(free: int, closed: str | None) -> int:
@@ -1312,7 +1389,8 @@ class Order(Model, Timestamps, Serializable):
     """A purchase, all or nothing. While it is pending it holds its places, until `expires_at`.
 
     `state` is what is stored; `status` is what is true: a pending order whose hold has lapsed is expired, whether or
-    not anybody has written that down yet. `number` counts its buyer's orders: of two placed at once one must wait.
+    not anybody has written that down yet. `number` counts its buyer's orders: of two placed at once one must wait. One
+    that was `offered` was made for who waited.
     """
 
     __tablename__ = "orders"
@@ -1363,6 +1441,7 @@ class Order(Model, Timestamps, Serializable):
     expires_at: Mapped[datetime] = mapped_column(UTCDateTime)
     promo_code_id: Mapped[int | None] = mapped_column(ForeignKey("promo_codes.id"))
     attendee_name: Mapped[str | None] = mapped_column(Text)
+    offered: Mapped[bool] = mapped_column(Boolean, server_default=false())
 
     buyer: Mapped[User] = relationship()
     event: Mapped[Event] = relationship()
@@ -1740,6 +1819,9 @@ class Ticket(Model, Serializable):
     checked_in_at: Mapped[datetime | None] = mapped_column(UTCDateTime)
     attendee_name: Mapped[str | None] = mapped_column(Text)
     attendee_folded: Mapped[str | None] = mapped_column(Text)
+    changed: Mapped[int] = mapped_column(
+        BigInteger, default=change_number(), onupdate=change_number(), server_default="0", index=True
+    )
 
     purchase: Mapped[Order] = relationship(back_populates="tickets")
     owner: Mapped[User] = relationship()
@@ -1768,6 +1850,216 @@ class Ticket(Model, Serializable):
     def starts_at(self) -> datetime:
         """When its event starts, which lists are sorted by."""
         return self.event.starts_at
+
+
+class TicketCode(Model):
+    """A code that a ticket had before it was passed on. It is void for ever; `user_id` is whose ticket it was."""
+
+    __tablename__ = "ticket_codes"
+
+    code: Mapped[str] = mapped_column(Text, primary_key=True)
+    ticket_id: Mapped[int] = mapped_column(ForeignKey("tickets.id", ondelete="CASCADE"), index=True)
+    user_id: Mapped[int] = mapped_column(ForeignKey("users.id"), index=True)
+    void_since: Mapped[datetime] = mapped_column(UTCDateTime, default=now(), server_default=func.now())
+    changed: Mapped[int] = mapped_column(BigInteger, default=change_number(), server_default="0", index=True)
+
+
+def code_hash(code: str) -> str:
+    """What says which code it is, and lets nobody in."""
+    return b64encode(sha256(code.encode()).digest()[:12]).decode()
+
+
+SCAN_OUTCOMES = ("accepted", "already_checked_in", "void", "wrong_event", "unknown")
+
+
+class Scan(Model, Serializable):
+    """A code that was shown at a door, and what came of it. One that was let in without a network has a `nonce` of its
+    `device`, and the time by that device's clock, `at`.
+
+    `conflict` says that somebody was let in who should not have been; `first` is the scan by which the ticket was used
+    before. The code itself is not kept.
+    """
+
+    __tablename__ = "scans"
+    __table_args__ = (
+        one_of("outcome", SCAN_OUTCOMES),
+        CheckConstraint("(device IS NULL) = (nonce IS NULL)", name="nonce"),
+        UniqueConstraint("event_id", "device", "nonce"),
+        Index("ix_scans_in_conflict", "event_id", "id", **only_where("conflict")),
+        Index("ix_scans_of_event", "event_id", "id"),
+        NO_ID_REUSE,
+    )
+    serialize_only = (
+        "id",
+        "outcome",
+        "conflict",
+        "accepted",
+        "device",
+        "at",
+        "received_at",
+        "by.id",
+        "by.name",
+        "ticket_code",
+        "ticket_holder",
+        "ticket_type_name",
+        "first_device",
+        "first_received_at",
+    )
+    CHOICES = {"outcome": SCAN_OUTCOMES}
+
+    id: Mapped[int] = mapped_column(Integer, primary_key=True)
+    event_id: Mapped[int] = mapped_column(ForeignKey("events.id", ondelete="CASCADE"))
+    ticket_id: Mapped[int | None] = mapped_column(ForeignKey("tickets.id", ondelete="CASCADE"), index=True)
+    code_hash: Mapped[str] = mapped_column(Text)
+    device: Mapped[str | None] = mapped_column(Text)
+    nonce: Mapped[str | None] = mapped_column(Text)
+    at: Mapped[datetime | None] = mapped_column(UTCDateTime)
+    received_at: Mapped[datetime] = mapped_column(UTCDateTime, default=now(), server_default=func.now())
+    accepted: Mapped[bool] = mapped_column(Boolean)
+    outcome: Mapped[str] = mapped_column(Text)
+    conflict: Mapped[bool] = mapped_column(Boolean)
+    first_id: Mapped[int | None] = mapped_column(ForeignKey("scans.id", ondelete="SET NULL"), index=True)
+    user_id: Mapped[int | None] = mapped_column(ForeignKey("users.id"), index=True)
+
+    by: Mapped[User | None] = relationship()
+    shown: Mapped[Ticket | None] = relationship()
+    before: Mapped["Scan | None"] = relationship(remote_side="Scan.id")
+
+    @property
+    def own_ticket(self) -> Ticket | None:
+        """The ticket that was shown, if it is one of this event."""
+        return self.shown if self.shown and self.shown.event_id == self.event_id else None
+
+    @property
+    def ticket_code(self) -> str | None:
+        return self.own_ticket and self.own_ticket.code
+
+    @property
+    def ticket_holder(self) -> str | None:
+        return self.own_ticket and self.own_ticket.holder
+
+    @property
+    def ticket_type_name(self) -> str | None:
+        return self.own_ticket and self.own_ticket.ticket_type.name
+
+    @property
+    def first_device(self) -> str | None:
+        return self.before and self.before.device
+
+    @property
+    def first_received_at(self) -> datetime | None:
+        return self.before and self.before.received_at
+
+
+TRANSFER_STATUSES = ("pending", "accepted", "withdrawn", "lapsed")
+
+
+class Transfer(Model, Serializable):
+    """A ticket that its owner, `user_id`, passes on to who has the link that is mailed `to` an address.
+
+    One that nobody accepted until `expires_at` has lapsed, whether or not anybody has written that down.
+    """
+
+    __tablename__ = "transfers"
+    __table_args__ = (
+        one_of("status", TRANSFER_STATUSES),
+        Index("uq_transfers_pending", "ticket_id", unique=True, **only_where("status = 'pending'")),
+        Index("ix_transfers_of_user", "user_id", "created_at"),
+        NO_ID_REUSE,
+    )
+    serialize_only = ("status", "to", "expires_at")
+
+    id: Mapped[int] = mapped_column(Integer, primary_key=True)
+    ticket_id: Mapped[int] = mapped_column(ForeignKey("tickets.id", ondelete="CASCADE"), index=True)
+    user_id: Mapped[int] = mapped_column(ForeignKey("users.id"))
+    to: Mapped[str] = mapped_column("to_email", Text, index=True)
+    status: Mapped[str] = mapped_column(Text)
+    created_at: Mapped[datetime] = mapped_column(UTCDateTime, default=now(), server_default=func.now())
+    expires_at: Mapped[datetime] = mapped_column(UTCDateTime)
+
+    ticket: Mapped[Ticket] = relationship()
+    giver: Mapped[User] = relationship()
+
+
+class TransferToken(Model):
+    """The secret in the mail about a transfer, stored as its hash. A mail that is sent twice has two, both good."""
+
+    __tablename__ = "transfer_tokens"
+
+    hash: Mapped[str] = mapped_column(Text, primary_key=True)
+    transfer_id: Mapped[int] = mapped_column(ForeignKey("transfers.id", ondelete="CASCADE"), index=True)
+
+
+WAITING_STATUSES = ("waiting", "offered", "bought", "lapsed", "left", "closed")
+
+
+class WaitingEntry(Model, Serializable):
+    """Somebody who waits for places of a ticket type. An offer is an order that holds them.
+
+    `state` is what is stored; `status` is what is true: what became of an offer is what became of its order.
+    """
+
+    __tablename__ = "waiting_entries"
+    __table_args__ = (
+        one_of("status", WAITING_STATUSES),
+        CheckConstraint("quantity > 0", name="quantity"),
+        Index(
+            "uq_waiting_entries_active",
+            "user_id",
+            "ticket_type_id",
+            unique=True,
+            **only_where("status IN ('waiting', 'offered')"),
+        ),
+        Index("ix_waiting_entries_in_line", "ticket_type_id", "id", **only_where("status = 'waiting'")),
+        Index("ix_waiting_entries_of_event", "event_id", "id"),
+        Index("ix_waiting_entries_of_user", "user_id", "id"),
+        NO_ID_REUSE,
+    )
+    serialize_only = (
+        "id",
+        "event.id",
+        "event.name",
+        "ticket_type.id",
+        "ticket_type.name",
+        "quantity",
+        "status",
+        "position",
+        "offer",
+        "created_at",
+    )
+    of_user = ("user.id", "user.name")
+    CHOICES = {"status": WAITING_STATUSES}
+
+    id: Mapped[int] = mapped_column(Integer, primary_key=True)
+    user_id: Mapped[int] = mapped_column(ForeignKey("users.id"))
+    event_id: Mapped[int] = mapped_column(ForeignKey("events.id", ondelete="CASCADE"))
+    ticket_type_id: Mapped[int] = mapped_column(ForeignKey("ticket_types.id", ondelete="CASCADE"), index=True)
+    quantity: Mapped[int] = mapped_column(Integer)
+    state: Mapped[str] = mapped_column("status", Text)
+    order_id: Mapped[int | None] = mapped_column(ForeignKey("orders.id", ondelete="SET NULL"), index=True)
+    created_at: Mapped[datetime] = mapped_column(UTCDateTime, default=now(), server_default=func.now())
+
+    user: Mapped[User] = relationship()
+    event: Mapped[Event] = relationship()
+    ticket_type: Mapped[TicketType] = relationship()
+    purchase: Mapped[Order | None] = relationship()
+
+    @property
+    def offer(self) -> str | None:
+        """The code of the order that was offered."""
+        return self.purchase.code if self.purchase else None
+
+    @property
+    def status(self) -> str:
+        if self.state == "waiting" and self.ticket_type.closed in ("canceled", "over"):
+            return "closed"
+        if self.state != "offered":
+            return self.state
+        return OUTCOMES[self.purchase.status] if self.purchase else "left"
+
+
+# What became of an offer, by the status of its order.
+OUTCOMES = {"pending": "offered", "paid": "bought", "refunded": "bought", "expired": "lapsed", "canceled": "left"}
 
 
 MAIL_KINDS = (
@@ -1934,3 +2226,20 @@ TicketType.closed = column_property(
     deferred=True,
 )
 Order.lapsed = column_property(Order.expires_at <= now())
+IN_LINE = WaitingEntry.__table__.alias("in_line")
+# Null where it does not wait any more.
+WaitingEntry.position = column_property(
+    case(
+        (
+            WaitingEntry.state == "waiting",
+            select(func.count())
+            .where(
+                IN_LINE.c.ticket_type_id == WaitingEntry.ticket_type_id,
+                IN_LINE.c.status == "waiting",
+                IN_LINE.c.id <= WaitingEntry.id,
+            )
+            .correlate(WaitingEntry)
+            .scalar_subquery(),
+        )
+    )
+)

@@ -88,7 +88,7 @@ class CheckoutSettle(Resource):
         """Ask the provider now whether an order is paid: for who comes back from the page."""
         checkouts.settle_order(order_for(current_user, code))
         db.session.expire_all()
-        return as_seen(order_for(current_user, code).to_dict())
+        return as_seen(order_for(current_user, code))
 
 
 class ProviderNotice(Resource):

@@ -1,5 +1,7 @@
 """Orders and the payments for them."""
 
+from functools import partial
+from itertools import compress
 from typing import Any
 
 from flask import Response
@@ -33,6 +35,7 @@ from models import (
     RefundNotFailed,
     SalesClosed,
     SoldOut,
+    TicketsTransferred,
     TicketsVoid,
     TooManyPendingOrders,
     TooManyTickets,
@@ -43,7 +46,7 @@ from routes.docs import examples
 from routes.docs.answers import answers
 from routes.http.access import roles, sees_orders, signed_in, works_for
 from routes.http.idempotency import Claim, idempotent
-from routes.http.limits import limited
+from routes.http.limits import big_orders_in_turn, limited
 from routes.http.paging import page, paged
 from routes.http.parsing import (
     ID,
@@ -106,9 +109,15 @@ NO_SALE = (
 )
 
 
-def as_seen(order: dict[str, Any]) -> dict[str, Any]:
-    """The order's JSON. Who took the payments is for those who work here, or for the event."""
-    return order if not order["payments"] or works_for(order["event"]["id"]) else without_takers(order)
+def as_seen(order: Order) -> dict[str, Any]:
+    """The order's JSON. Who took the payments, and the tickets that were passed on, are for those who work here, or for
+    the event."""
+    own = [ticket.user_id == current_user.id for ticket in order.tickets]
+    seen = order.to_dict()
+    if (seen["payments"] or not all(own)) and not works_for(order.event_id):
+        seen["tickets"] = list(compress(seen["tickets"], own))
+        return without_takers(seen)
+    return seen
 
 
 def without_takers(order: dict[str, Any]) -> dict[str, Any]:
@@ -118,6 +127,7 @@ def without_takers(order: dict[str, Any]) -> dict[str, Any]:
 
 
 INSIDE = HolderInside(tickets=[examples.VALID.code])
+PASSED_ON = TicketsTransferred(tickets=[examples.VALID.code])
 NOT_AGAIN = (RefundNotFailed(status="pending"), PaymentDisputed(), ExceedsPaid(left=0))
 
 
@@ -136,12 +146,14 @@ class OrderList(Resource):
             wanted["user"] = current_user.id
         orders = order_list(frozenset(wanted), args.pop("status", None))
         values = wanted | (search(wanted["q"]) if "q" in wanted else {})
-        found, status, headers = page(orders, (Order.id,), values, descending=True, fitting=with_few_tickets, **args)
+        fitting = partial(with_few_tickets, owner=None if sees_all else current_user.id)
+        found, status, headers = page(orders, (Order.id,), values, descending=True, fitting=fitting, **args)
         return found if sees_all else [without_takers(order) for order in found], status, headers
 
     @signed_in
     @answers(201, examples.PENDING, headers=["Location"], refuses=NO_SALE, sends={"items": examples.LINES})
     @takes(new_order)
+    @big_orders_in_turn
     @idempotent
     def post(self, args: Args, claim: Claim) -> Response:
         """Order tickets of one event, all or nothing, held until `expires_at`; what costs nothing is paid at once.
@@ -163,18 +175,18 @@ class OrderDetail(Resource):
     @answers(200, examples.PAID)
     def get(self, code: str) -> JSON:
         """Get an order with its tickets and payments."""
-        return as_seen(order_for(current_user, code).to_dict())
+        return as_seen(order_for(current_user, code))
 
 
 class OrderCancel(Resource):
     @signed_in
-    @answers(200, examples.CANCELED, refuses=[OrderNotPending(status="paid"), INSIDE])
+    @answers(200, examples.CANCELED, refuses=[OrderNotPending(status="paid"), INSIDE, PASSED_ON])
     def post(self, code: str) -> JSON:
         """Cancel an order that is pending, or give back one that cost nothing: for its buyer and for staff."""
         order = order_for(current_user, code)
         cancel(order)
         db.session.commit()
-        return as_seen(order.to_dict())
+        return as_seen(order)
 
 
 class OrderExtend(Resource):
@@ -212,6 +224,7 @@ SOME_MONEY = {"amount": 500, "reason": "Illness"}
 NO_REFUND = (
     OrderNotPaid(status="pending"),
     INSIDE,
+    PASSED_ON,
     TicketsVoid(tickets=[examples.VALID.code]),
     ExceedsPaid(left=2500),
     PaymentDisputed(),
@@ -280,7 +293,7 @@ class PaymentRefund(Resource):
     @roles("admin")
     @answers(200, examples.RETURNED, plus=Payment.of_order, refuses=[RefundNotDue(status="confirmed")])
     def post(self, code: str, id: int) -> JSON:
-        """Say that a payment by hand that is `refund_due` was given back. A provider is asked without that."""
+        """Say that a payment that is `refund_due` was given back by hand; a provider's, where that has failed to."""
         payment = payment_of(code, id)
         give_back_due(payment, by=current_user.id)
         db.session.commit()

@@ -8,16 +8,43 @@ from flask_jwt_extended import current_user
 from flask_restful import Resource
 from werkzeug.exceptions import NotFound
 
-from models import AlreadyCheckedIn, Event, EventCanceled, NotCheckedIn, Ticket, TicketUsed, TicketVoid, WrongEvent, db
+from models import (
+    AlreadyCheckedIn,
+    Event,
+    EventCanceled,
+    EventOver,
+    NotCheckedIn,
+    NotConfigured,
+    OwnTicket,
+    Ticket,
+    TicketUsed,
+    TicketVoid,
+    Transfer,
+    TransferPending,
+    WrongEvent,
+    as_json,
+    db,
+)
 from routes.docs import examples
 from routes.docs.answers import answers
 from routes.http.access import named_event, public, roles, signed_in
+from routes.http.idempotency import Claim, idempotent
+from routes.http.limits import limited
 from routes.http.paging import page, paged
-from routes.http.parsing import ID, Choice, Field, Parameter, Text, closed_parser, parser, takes
+from routes.http.parsing import ID, AnyText, Choice, Email, Field, Parameter, Text, closed_parser, parser, takes
 from routes.http.views import JSON, Args, Page
 from routes.outside.pages import POLICY, ticket_page
 from routes.selling.door import check_in, rename, shown, undo_check_in
-from routes.selling.orders import ticket_exists, ticket_for, ticket_list, ticket_of, ticket_to_rename, upcoming_tickets
+from routes.selling.orders import (
+    ticket_at_door,
+    ticket_exists,
+    ticket_for,
+    ticket_list,
+    ticket_of,
+    ticket_to_rename,
+    upcoming_tickets,
+)
+from routes.selling.transfers import accept, offer, own_ticket, withdraw
 
 new_name = parser(Field("attendee_name", Text(100), nullable=True))
 OUTSIDE, INSIDE = shown(examples.VALID), shown(examples.USED)
@@ -82,6 +109,52 @@ class TicketPage(Resource):
         return current_app.response_class(page, mimetype="text/html", headers={"Content-Security-Policy": POLICY})
 
 
+recipient = parser(Field("email", Email(), required=True, required_message="Email address is required"))
+transfer_token = parser(Field("token", AnyText(), required=True))
+NO_TRANSFER = (
+    *NO_NEW_NAME,
+    EventCanceled(since=examples.STARTS),
+    EventOver(),
+)
+PASSED_ON = TransferPending(**as_json(examples.TRANSFER, Transfer.serialize_only))
+
+
+class TicketTransfer(Resource):
+    @signed_in
+    @answers(
+        201,
+        examples.TRANSFER,
+        refuses=[*NO_TRANSFER, PASSED_ON, NotConfigured(what="mail")],
+        sends={"email": examples.TRANSFER.to},
+    )
+    @takes(recipient)
+    @limited
+    def post(self, args: Args, code: str) -> tuple[JSON, int]:
+        """Pass a ticket on to who has this address. Who accepts it, by the link that is mailed there, has it then."""
+        transfer = offer(own_ticket(current_user, code), args["email"])
+        db.session.commit()
+        return transfer.to_dict(), 201
+
+    @signed_in
+    @answers(204)
+    def delete(self, code: str) -> tuple[None, int]:
+        """Take a ticket back that nobody has accepted yet."""
+        withdraw(own_ticket(current_user, code))
+        db.session.commit()
+        return None, 204
+
+
+class TransferAccept(Resource):
+    @signed_in
+    @answers(200, examples.VALID, refuses=[*NO_TRANSFER, OwnTicket()], sends={"token": examples.MAILED_TOKEN})
+    @takes(transfer_token)
+    def post(self, args: Args) -> JSON:
+        """Accept a ticket by the token in the link. It has a new code; the one before lets nobody in any more."""
+        ticket = accept(args["token"], current_user.id)
+        db.session.commit()
+        return ticket.to_dict()
+
+
 entrance = closed_parser(Field("event_id", ID))
 NO_ENTRY = (
     WrongEvent(event={"id": 2, "name": "Autumn Fair"}, **OUTSIDE),
@@ -98,12 +171,17 @@ class TicketCheckIn(Resource):
         200, {"message": "Welcome", "ticket": examples.USED}, refuses=NO_ENTRY, sends={"event_id": examples.EVENT.id}
     )
     @takes(entrance, optional=True)
-    def post(self, args: Args, code: str) -> JSON:
-        """Let one person in, once; at the door of the event `event_id`, if it is given."""
-        ticket = ticket_for(current_user, code, event_id=args.get("event_id"))
-        check_in(ticket, to=current_user, **args)
+    @idempotent
+    def post(self, args: Args, claim: Claim, code: str) -> Response:
+        """Let one person in, once; at the door of the event `event_id`, if it is given.
+
+        A scanner that got no answer sends it again with the same `Idempotency-Key`.
+        """
+        ticket = ticket_at_door(current_user, code, event_id=args.get("event_id"))
+        check_in(ticket, code, to=current_user, **args)
+        answer = claim.keep({"message": "Welcome", "ticket": ticket.to_dict()}, 200)
         db.session.commit()
-        return {"message": "Welcome", "ticket": ticket.to_dict()}
+        return answer
 
     @roles("staff", "admin", "door", "manager")
     @answers(200, {"message": "Check-in undone", "ticket": examples.VALID}, refuses=[NOT_INSIDE])

@@ -480,9 +480,9 @@ def servers():
     processes = []
 
     def start(url, log=None, **settings):
-        port = free_port()
+        port = settings.setdefault("PORT", str(free_port()))
         environment = {name: value for name, value in os.environ.items() if name != "PYTEST_VERSION"}
-        environment |= {"DATABASE_URL": url, "PORT": str(port), "BCRYPT_LOG_ROUNDS": "4", "RATELIMIT_ENABLED": "false"}
+        environment |= {"DATABASE_URL": url, "BCRYPT_LOG_ROUNDS": "4", "RATELIMIT_ENABLED": "false"}
         environment |= {"WEB_CONCURRENCY": "2", "LOG_LEVEL": "WARNING"} | settings
         command = [sys.executable, "-c", "from app import serve; serve()"]
         process = subprocess.Popen(command, cwd=ROOT, env=environment, stderr=log, start_new_session=True)

@@ -18,7 +18,7 @@ import requests
 from flask_migrate import upgrade
 
 from app import create_app
-from models import MailToken, User, db, now
+from models import MailToken, Ticket, Transfer, TransferToken, User, db, now
 from routes.docs.examples import CREDENTIALS, MAILED_TOKEN, PROMO_CODE
 from routes.selling.inventory import check_inventory
 from routes.selling.mail_tokens import hashed
@@ -129,6 +129,16 @@ class Season:
             found["promo"] = PROMO_CODE.code
         return found
 
+    def sold_out(self):
+        """An event and a ticket type of it of which there is none."""
+        event_id = self.event()
+        made = self.make(f"/events/{event_id}/ticket-types", {**TICKET_TYPE, "quantity": 0})
+        return event_id, {"ticket_type_id": made["id"], "quantity": 1}
+
+    def waiting(self, role):
+        event_id, body = self.sold_out()
+        return self.make(f"/events/{event_id}/waiting", body, role if role != "nobody" else "user")["id"]
+
     def pool(self, event_id):
         return self.make(f"/events/{event_id}/pools", {"name": "Hall", "quantity": 10})["id"]
 
@@ -187,7 +197,11 @@ class Season:
         order = self.order(role)
         self.pay(order)
         code = self.read(f"/orders/{order}")["tickets"][0]["code"]
-        if operation.method == "delete":
+        if operation.operationId == "withdrawTicket":
+            self.make(
+                f"/tickets/{code}/transfer", {"email": "somebody@example.com"}, role if role != "nobody" else "user"
+            )
+        elif operation.method == "delete":
             self.make(f"/tickets/{code}/check-in", {})
         return {"code": code}
 
@@ -197,15 +211,32 @@ class Season:
 
     def mail_link(self, kind):
         """Make the document's token one that was mailed to a new account."""
-        user = db.session.get_one(User, self.user()["id"])
+        user = self.user_row()
         link = {"hash": hashed(MAILED_TOKEN), "kind": kind, "expires_at": now(24 * 3600)}
         link |= {"user_id": user.id, "email": user.email, "token_version": user.token_version}
         db.session.execute(db.delete(MailToken))
         db.session.execute(db.insert(MailToken).values(link))
         db.session.commit()
 
+    def transfer_link(self):
+        """Make the document's token one that was mailed to whom a ticket is offered."""
+        self.pay(self.order("user"))
+        ticket = db.session.scalar(db.select(Ticket).order_by(Ticket.id.desc()).limit(1))
+        made = Transfer(ticket=ticket, giver=self.user_row(), to="somebody@example.com", status="pending")
+        ticket.owner, made.expires_at = made.giver, now(3600)
+        db.session.execute(db.delete(TransferToken))
+        db.session.add(made)
+        db.session.flush()
+        db.session.add(TransferToken(hash=hashed(MAILED_TOKEN), transfer_id=made.id))
+        db.session.commit()
+
+    def user_row(self):
+        return db.session.get_one(User, self.user()["id"])
+
     def there(self, operation, role):
         """Make what the operation is to find; what stands in its path."""
+        if operation.path == "/transfers/accept":
+            self.transfer_link()
         if operation.path in MAILED:
             self.mail_link(MAILED[operation.path])
         kinds = {
@@ -213,6 +244,7 @@ class Season:
             "categories": lambda: {"id": self.category()},
             "events": lambda: self.event_for(operation),
             "ticket-types": lambda: {"id": self.ticket_type(self.event())},
+            "waiting": lambda: {"id": self.waiting(role)},
             "pools": lambda: {"id": self.pool(self.event())},
             "promo-codes": lambda: {"id": self.promo_code(self.event())},
             "orders": lambda: self.order_for(operation, role),
@@ -228,6 +260,9 @@ class Season:
             sent[name] = secrets.token_hex(8)  # taken once each
         if operation.path == "/sign-up":
             sent["email"] = f"{secrets.token_hex(8)}@example.com"
+        if operation.operationId == "waitForTickets":
+            event_id, body = self.sold_out()
+            return self.send(role, "POST", f"/events/{event_id}/waiting", body)
         path = operation.path.format(**self.there(operation, role))
         if path.startswith("/webhooks/"):
             self.pay_by_card(self.order("user"), "user")

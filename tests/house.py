@@ -1,5 +1,9 @@
 """A house that sells: an application on its database, people to use it, and the servers that they call, all at once."""
 
+import os
+import random
+import signal
+import subprocess
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -14,7 +18,7 @@ from flask_migrate import upgrade
 
 from app import create_app
 from models import Order, Payment, Ticket, TicketType, User, db, now
-from routes.commands import lapse_in_steps
+from routes.jobs.lapsing import lapse_in_steps
 from routes.selling.catalogue import create_category, create_event, create_ticket_type
 from routes.selling.inventory import check_inventory
 from routes.selling.places import events_with_lapsed_orders
@@ -155,3 +159,42 @@ def house_on(url, threads=BUYERS):
 def reasons(responses):
     """Why calls were refused, or `done`, sorted."""
     return sorted("done" if response.ok else response.json()["reason"] for response in responses)
+
+
+def insist(call):
+    """Repeat the call until it is answered."""
+    for _ in range(600):
+        try:
+            return call()
+        except requests.RequestException:
+            time.sleep(0.02)
+    raise AssertionError("nobody answers any more")
+
+
+def workers(server):
+    found = subprocess.run(["pgrep", "-P", str(server)], capture_output=True, text=True)
+    return {int(child) for child in found.stdout.split()}
+
+
+def kill(house, over, times):
+    """Kill a process of `house.server`, now and then all of them; each time others take their place."""
+    whole = len(workers(house.server))
+    try:
+        for number in range(times):
+            time.sleep(random.uniform(0, 0.4))
+            alive = sorted(workers(house.server))
+            killed = alive if number % 4 == 1 else [random.choice(alive)]
+            for pid in killed:
+                os.kill(pid, signal.SIGKILL)
+            wait_for_others(house.server, whole, killed)
+    finally:
+        over.set()
+
+
+def wait_for_others(server, whole, killed):
+    for _ in range(300):
+        alive = workers(server)
+        if len(alive) == whole and alive.isdisjoint(killed):
+            return
+        time.sleep(0.05)
+    raise AssertionError(f"of {whole} processes there are {len(alive)} after a kill")

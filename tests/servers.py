@@ -2,12 +2,13 @@
 
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import psycopg2
@@ -43,11 +44,17 @@ def folder() -> Iterator[Path]:
 
 
 class PostgreSQL:
-    def __init__(self, data: Path) -> None:
+    """A server of its own; with a `primary`, a hot standby of that."""
+
+    def __init__(self, data: Path, primary: "PostgreSQL | None" = None) -> None:
         self.data, self.port = data, free_port()
-        self.run("initdb", "--auth=trust", "--username=postgres", "--encoding=UTF8", "--locale=C", "--no-sync")
-        lines = f"port = {self.port}\nunix_socket_directories = ''\nfsync = off\n"
-        (data / "postgresql.auto.conf").write_text(lines)
+        if primary:
+            self.run("pg_basebackup", "--write-recovery-conf", "--checkpoint=fast", f"--dbname={primary.url()}")
+        else:
+            self.run("initdb", "--auth=trust", "--username=postgres", "--encoding=UTF8", "--locale=C", "--no-sync")
+        with (data / "postgresql.auto.conf").open("a") as settings:
+            settings.write(f"port = {self.port}\nunix_socket_directories = ''\nfsync = off\n")
+            settings.write("synchronous_standby_names = ''\n" if primary else "")
         self.start()
 
     def run(self, name: str, *arguments: str) -> None:
@@ -60,6 +67,17 @@ class PostgreSQL:
     def stop(self) -> None:
         """Like a power cut: nobody is told."""
         self.run("pg_ctl", "stop", "--wait", "--silent", "--mode=immediate")
+
+    def kill(self) -> None:
+        """End it as the kernel would, all its processes at once."""
+        pid = int((self.data / "postmaster.pid").read_text().split()[0])
+        children = subprocess.run(["ps", "-o", "pid=", "--ppid", str(pid)], capture_output=True, text=True).stdout
+        for process in [pid, *map(int, children.split())]:
+            with suppress(ProcessLookupError):
+                os.kill(process, signal.SIGKILL)
+
+    def promote(self) -> None:
+        self.run("pg_ctl", "promote", "--wait", "--silent")
 
     def url(self, database: str = "postgres") -> str:
         return f"postgresql://postgres@127.0.0.1:{self.port}/{database}"
@@ -78,7 +96,21 @@ def own_postgresql() -> Iterator[PostgreSQL]:
         try:
             yield server
         finally:
-            server.stop()
+            with suppress(subprocess.CalledProcessError):  # it was killed
+                server.stop()
+
+
+@contextmanager
+def own_pair() -> Iterator[tuple[PostgreSQL, PostgreSQL]]:
+    """A primary, and a standby that has each commit before the primary answers."""
+    with own_postgresql() as primary, folder() as data:
+        standby = PostgreSQL(data, primary)
+        primary.execute("ALTER SYSTEM SET synchronous_standby_names = '*'")
+        primary.execute("SELECT pg_reload_conf()")
+        try:
+            yield primary, standby
+        finally:
+            standby.stop()
 
 
 @contextmanager

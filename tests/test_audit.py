@@ -24,7 +24,7 @@ TOMORROW = (datetime.now(UTC) + timedelta(days=1)).strftime("%Y-%m-%dT%H:%M:%SZ"
 # Of the calls that anybody who is signed in may make, those that may be made for somebody else.
 FOR_OTHERS = {"PATCH /tickets/<code:code>", "POST /orders/<code:code>/cancel", "POST /orders/<code:code>/mail"}
 # What is recorded elsewhere.
-NOT_RECORDED = {"POST /tickets/<code:code>/check-in"}
+NOT_RECORDED = {"POST /tickets/<code:code>/check-in", "POST /events/<id:id>/scans"}
 CHANGING = {call for call, who in WHO.items() if not call.startswith("GET") and who and "user" not in who} | FOR_OTHERS
 
 

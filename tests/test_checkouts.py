@@ -314,6 +314,13 @@ class TestClose:
 
 
 class TestNotices:
+    @pytest.mark.parametrize("version", ["2017-08-15", "2027-11-01.next"])
+    def test_of_another_version_of_the_api(self, page, fake, notice, stored, version):
+        fake.pay(page)
+        event = fake.all("event")[-1] | {"api_version": version}
+        assert notice(event).status_code == 200
+        assert stored(Order.state) == ["paid"]
+
     @pytest.mark.parametrize("secret", ["whsec_other", ""])
     def test_forged(self, page, fake, notice, stored, secret):
         fake.pay(page)

@@ -1,9 +1,11 @@
 """Two scanners at one door, and what happens to a ticket in the same instant, on servers in processes of their own."""
 
 import os
+import random
 import time
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
+from secrets import token_hex
 from threading import Barrier
 from types import SimpleNamespace
 
@@ -13,9 +15,10 @@ from flask_jwt_extended import create_access_token
 from flask_migrate import upgrade
 
 from app import create_app
-from models import Event, Order, Ticket, User, db
+from models import Event, Order, Ticket, Transfer, User, db
 from routes.selling.catalogue import create_category, create_event, create_ticket_type
 from routes.selling.placing import place
+from routes.selling.transfers import new_transfer_token
 
 from .conftest import CONFIG, bearer, dispose, servers
 
@@ -49,12 +52,12 @@ def door(make_database):
             barrier = Barrier(len(calls))
 
             def send(place, call):
-                method, path, *body = call
+                method, path, body, headers = (*call, *(None,) * (4 - len(call)))
                 barrier.wait()
                 if place < len(calls) - 1:
                     time.sleep(head_start)
                 url = addresses[place % 2] + path
-                return clients[place].request(method, url, json=body[0] if body else None, timeout=60)
+                return clients[place].request(method, url, json=body, headers=headers, timeout=60)
 
             return list(pool.map(send, range(len(calls)), calls))
 
@@ -93,6 +96,10 @@ def rename(ticket):
     return "PATCH", f"/tickets/{ticket.code}", {"attendee_name": "Zoë"}
 
 
+def refund_named(ticket):
+    return "POST", f"/orders/{ticket.order}/refund", {"tickets": [ticket.code]}
+
+
 def undo(ticket):
     return "DELETE", f"/tickets/{ticket.code}/check-in"
 
@@ -108,6 +115,15 @@ def cancel(ticket):
 def reasons(responses):
     """Why the calls were refused, or `done`, sorted."""
     return sorted(response.json().get("reason", "done") for response in responses)
+
+
+def refusal_at(door, call):
+    """Why the call is refused once it is made alone."""
+    return door.race(call)[0].json().get("reason")
+
+
+def random_email():
+    return f"{token_hex(8)}@example.com"
 
 
 def stored(door, tickets, *columns):
@@ -174,3 +190,69 @@ class TestRenaming:
             assert answer.json().get("reason", "done") in ("done", reason)
             renamed.append("Zoë" if answer.ok else None)
         assert [row.attendee_name for row in stored(door, tickets, Ticket.attendee_name)] == renamed
+
+
+class TestPassingOn:
+    """A ticket is accepted while something else happens to it: one of them comes first, and the other sees it."""
+
+    @pytest.fixture
+    def offered(self, door):
+        """The calls by which users accept tickets that are on their way: a token for each ticket."""
+
+        def offer(tickets):
+            with door.app.app_context():
+                for code in [ticket.code for ticket in tickets]:
+                    ticket = db.session.scalar(db.select(Ticket).where(Ticket.code == code))
+                    fields = {"ticket": ticket, "giver": ticket.owner, "to": "friend@example.com"}
+                    transfer = Transfer(status="pending", expires_at=ticket.event.ends_at, **fields)
+                    db.session.add(transfer)
+                    db.session.flush()
+                    token = new_transfer_token(transfer)
+                    db.session.commit()
+                    yield "POST", "/transfers/accept", {"token": token}
+
+        return offer
+
+    @pytest.fixture
+    def friends(self, door):
+        """Headers of users who accept."""
+        with door.app.app_context():
+            users = [User.sign_up(name="Friend", email=random_email(), password="correct horse") for _ in range(2)]
+            db.session.commit()
+            return [bearer(create_access_token(identity=user)) for user in users]
+
+    @pytest.mark.parametrize(
+        "rival, lost, won",
+        [
+            (check_in, "used", "void"),
+            (refund_named, "void", None),
+            (refund, "void", "transferred"),
+            (rename, None, None),
+        ],
+    )
+    def test_against_another_change(self, door, sell, offered, friends, rival, lost, won):
+        tickets = sell(ROUNDS)
+        for ticket, accept, head_start in zip(tickets, offered(tickets), HEAD_STARTS, strict=True):
+            calls = (*accept, friends[0]), rival(ticket)
+            accepted, other = door.race(*random.sample(calls, 2), head_start=head_start)
+            if "transfers" not in accepted.url:
+                accepted, other = other, accepted
+            if accepted.ok:
+                assert other.ok or other.status_code in (400, 404) or other.json()["reason"] == won
+                assert refusal_at(door, check_in(ticket)) == "void"
+            else:
+                assert other.ok
+                assert accepted.json()["reason"] == lost
+
+    def test_two_accept_and_one_has_it(self, door, sell, offered, friends):
+        tickets = sell(ROUNDS)
+        for accept, head_start in zip(offered(tickets), HEAD_STARTS, strict=True):
+            answers = door.race(*((*accept, friend) for friend in friends), head_start=head_start)
+            assert sorted(answer.status_code for answer in answers) == [200, 400]
+
+    def test_taken_back_or_accepted(self, door, sell, offered, friends):
+        tickets = sell(ROUNDS)
+        for ticket, accept, head_start in zip(tickets, offered(tickets), HEAD_STARTS, strict=True):
+            withdraw = "DELETE", f"/tickets/{ticket.code}/transfer"
+            accepted, back = door.race((*accept, friends[0]), withdraw, head_start=head_start)
+            assert (accepted.status_code, back.status_code) in ((200, 404), (400, 204))

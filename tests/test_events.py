@@ -10,9 +10,9 @@ from sqlalchemy import event
 from sqlalchemy.exc import IntegrityError
 
 from models import EVENT_STATUSES, Event, Order, OrderLine, Ticket, TicketType, db
-from routes.selling.catalogue import create_category
+from routes.selling.catalogue import create_category, search_events
 
-from .conftest import CAME_TO_NOTHING, COUNTS, order_body, together
+from .conftest import CAME_TO_NOTHING, COUNTS, ON_POSTGRESQL, order_body, together
 
 LISTED = {"id", "name", "description", "venue", "poster", "status", "category"}
 LISTED |= {"starts_at", "ends_at", "time_zone", "currency", "contact", "created_at", "updated_at"}
@@ -943,3 +943,24 @@ class TestAvailability:
     def test_tells_nobody_of_drafts(self, request, client, make_event, who):
         headers = request.getfixturevalue(who).headers
         assert client.get(f"/events/{make_event(status='draft')}/availability", headers=headers).status_code == 404
+
+
+class TestRareWord:
+    @ON_POSTGRESQL
+    def test_is_found_by_an_index(self, migrated):
+        with migrated.app_context():
+            columns = "category_id, name, description, venue, version, status, starts_at, ends_at, duration"
+            event = "SELECT 1, 'Concert ' || g, md5(g::text), 'Hall', 1, 'published', now() + interval '1 day', "
+            event += "now() + interval '2 days', 86400, 'USD', 'UTC' FROM generate_series(1, 5000) g"
+            db.session.execute(db.text("INSERT INTO categories (id, name, folded) VALUES (1, 'A', 'a')"))
+            db.session.execute(db.text(f"INSERT INTO events ({columns}, currency, time_zone) {event}"))
+            rows, [values], first = search_events(q="quaternion")
+            sql = rows.where(first).order_by(Event.starts_at, Event.id).limit(50).params(values)
+            db.session.execute(db.text("ANALYZE events"))
+            # Of so few events the planner would rather read them in order; with a million it does not.
+            db.session.execute(db.text("DROP INDEX ix_events_listed, ix_events_in_category, ix_events_longest"))
+            db.session.execute(db.text("SET LOCAL enable_seqscan = off"))
+            text = str(sql.compile(db.engine, compile_kwargs={"literal_binds": True}))
+            plan = db.session.execute(db.text(f"EXPLAIN {text}")).scalars().all()
+            db.session.rollback()
+        assert "ix_events_words" in "".join(plan)

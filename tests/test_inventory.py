@@ -99,6 +99,10 @@ CORRUPTIONS = [
         r"Order \w+ has a total of 5000, its items come to 2",
     ),
     (
+        "UPDATE ticket_types SET waited = 2, waited_least = 1",
+        r"Ticket type \d+ has 2 waited for, 1 by the smallest group, its waiting list comes to 0 and 0",
+    ),
+    (
         "DELETE FROM order_items WHERE name = 'canceled'",
         r"Order \w+ has a total of 5000, its items come to None",
     ),

@@ -12,8 +12,9 @@ from flask_limiter import Limiter
 
 from app import create_app
 from models import User, bcrypt, db
+from routes.http.limits import big_orders
 
-from .conftest import CONFIG, PASSWORD, bearer, dispose
+from .conftest import CONFIG, PASSWORD, bearer, dispose, order_body, together
 
 REDIS = os.environ.get("TEST_REDIS_URL")
 NO_REDIS = pytest.mark.skipif(not REDIS, reason="TEST_REDIS_URL is not set: limits are not tested on Redis")
@@ -389,3 +390,33 @@ class TestRedis:
     @NO_REDIS
     def test_has_our_keys_under_a_prefix_of_our_own(self, keys):
         assert keys and all(key.startswith("ticketing:") for key in keys)
+
+
+class TestBigOrders:
+    """Orders of many tickets are written one at a time, so that nobody else waits for many of them."""
+
+    @pytest.fixture
+    def busy(self):
+        """One is being written, and as many wait as may."""
+        big_orders.working, big_orders.waiting = 1, 8
+        yield
+        big_orders.working = big_orders.waiting = 0
+
+    @pytest.fixture
+    def id(self, make_ticket_type):
+        return make_ticket_type(quantity=1000, max_per_order=1000, price=0, max_per_buyer=None)
+
+    def test_where_too_many_wait_is_a_503(self, busy, buyer, id, place):
+        response = place(buyer, id, 51)
+        assert (response.status_code, response.headers["Retry-After"]) == (503, "2")
+
+    def test_smaller_ones_do_not_wait(self, busy, buyer, id, place):
+        assert place(buyer, id, 50).status_code == 201
+
+    def test_are_written_one_after_the_other(self, app, make_user, id):
+        users = [make_user() for _ in range(6)]
+        body = order_body((id, 60))
+
+        answers = together(app, *(("POST", "/orders", body, user.headers) for user in users))
+        assert [answer.status_code for answer in answers] == [201] * 6
+        assert (big_orders.working, big_orders.waiting) == (0, 0)

@@ -9,7 +9,7 @@ from secrets import token_hex
 import pytest
 
 from models import TicketType, db
-from routes.commands import lapse_in_steps
+from routes.jobs.lapsing import lapse_in_steps
 
 from .conftest import servers
 from .house import house_on

@@ -11,7 +11,7 @@ from openapi_spec_validator import OpenAPIV31SpecValidator
 from sqlalchemy import CheckConstraint
 
 from app import create_app
-from models import Mail, MailToken, Refused, TicketType, User, db, now
+from models import Mail, MailToken, Refused, Ticket, TicketType, Transfer, TransferToken, User, db, now
 from routes.docs import examples
 from routes.docs.examples import MAILED_TOKEN, PROMO_CODE
 from routes.docs.openapi import allowed
@@ -261,7 +261,28 @@ def address(app, client, season, buyer, make_user, make_event, make_ticket_type,
         again = pay(found, reference="again").get_json() if "{id}" in operation.path else {"id": None}
         return {"code": found["code"], "id": again["id"]}
 
+    def transfer(user, **link):
+        """A ticket of the user's on its way to somebody else, by a link if it is given."""
+        found = place(user, season["ticket_type_id"]).get_json()
+        pay(found)
+        [ticket] = client.get(f"/orders/{found['code']}", headers=user.headers).get_json()["tickets"]
+        with app.app_context():
+            of_ticket = db.select(Ticket.id).where(Ticket.code == ticket["code"]).scalar_subquery()
+            made = Transfer(ticket_id=of_ticket, user_id=user.id, to="x@example.com", expires_at=now(60))
+            made.status = "pending"
+            db.session.add(made)
+            db.session.flush()
+            db.session.add_all([TransferToken(transfer_id=made.id, **link)] if link else [])
+            db.session.commit()
+        return ticket
+
     def ticket(operation):
+        if operation.operationId == "withdrawTicket":
+            return transfer(admin)
+        if operation.operationId == "offerTicket":
+            found = place(admin, season["ticket_type_id"]).get_json()
+            pay(found)
+            return client.get("/tickets", headers=admin.headers).get_json()[0]
         order(operation)
         [ticket] = client.get("/tickets", headers=buyer.headers).get_json()
         if operation.method == "delete":
@@ -293,7 +314,19 @@ def address(app, client, season, buyer, make_user, make_event, make_ticket_type,
         body = {"code": PROMO_CODE.code, "percent": 20}
         return client.post(f"/events/{make_event()}/promo-codes", json=body, headers=admin.headers).get_json()
 
+    def sell_out():
+        with app.app_context():
+            db.session.get_one(TicketType, season["ticket_type_id"]).quantity = 0
+            db.session.commit()
+        return {"id": season["event_id"]}
+
+    def waiting(operation):
+        body = {"ticket_type_id": season["ticket_type_id"], "quantity": 1}
+        return client.post("/events/{id}/waiting".format(**sell_out()), json=body, headers=admin.headers).get_json()
+
     def event(operation):
+        if operation.operationId == "waitForTickets":
+            return sell_out()
         if "{promo}" not in operation.path:
             return appointment(operation)
         return {"id": promo_code(operation)["event_id"], "promo": PROMO_CODE.code}
@@ -304,6 +337,7 @@ def address(app, client, season, buyer, make_user, make_event, make_ticket_type,
         "events": event,
         "ticket-types": lambda operation: {"id": make_ticket_type()},
         "pools": pool,
+        "waiting": waiting,
         "promo-codes": promo_code,
         "orders": order,
         "tickets": ticket,
@@ -325,6 +359,8 @@ def address(app, client, season, buyer, make_user, make_event, make_ticket_type,
     links = {"/password-resets/confirm": "password_reset", "/verifications": "verify_address"}
 
     def make(operation):
+        if operation.path == "/transfers/accept":
+            transfer(buyer, hash=hashed(MAILED_TOKEN))
         if operation.path in links:
             mailed_token(links[operation.path])
         if "{" not in operation.path:

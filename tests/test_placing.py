@@ -3,16 +3,19 @@
 import re
 from datetime import UTC, datetime, timedelta
 from functools import reduce
+from threading import Event
 from types import SimpleNamespace
 
 import pytest
 
 from models import Missing, Order, OrderLine, Refused, TicketType, autocommit_connection, db
-from routes.commands import lapse_in_steps
+from routes.jobs.lapsing import lapse_in_steps, lapse_orders
+from routes.selling import placing
+from routes.selling.places import events_with_lapsed
 from routes.selling.placing import PLACE_IN_ONE_STATEMENT, place_in_one_statement
 from routes.selling.placing import place as place_in_steps
 
-from .conftest import ON_POSTGRESQL
+from .conftest import ON_POSTGRESQL, refusal
 
 PAST, FUTURE = (datetime.now(UTC) + timedelta(days=days) for days in (-1, 1))
 OVER = {"starts_at": PAST - timedelta(1), "ends_at": PAST}
@@ -272,6 +275,49 @@ def many_lapsed(app, buyer, make_ticket_type):
 
 def written():
     return db.session.scalar(db.select(db.func.count(Order.id)).where(Order.state == "expired"))
+
+
+class TestJob:
+    def test_writes_down_what_lapsed(self, many_lapsed, context):
+        many_lapsed(250)
+        lapse_orders(Event())
+        assert written() == 250
+
+    def test_stops_when_it_is_told(self, many_lapsed, context):
+        many_lapsed(250)
+        stopping = Event()
+        db.event.listen(db.session, "before_commit", lambda session: stopping.set(), once=True)
+        lapse_orders(stopping)
+        assert written() == 100
+
+    def test_finds_the_events_by_an_index(self, many_lapsed, tables_read_whole):
+        many_lapsed(2)
+        assert "orders" not in tables_read_whole(events_with_lapsed(), {})
+
+
+class TestRefusal:
+    def test_of_what_was_sold_out_a_moment_ago_is_one_read(self, make_user, make_ticket_type, place, statements):
+        id, user = make_ticket_type(quantity=1), make_user()
+        assert place(make_user(), id).status_code == 201
+        assert refusal(place(user, id)) == (409, "sold_out")
+        sent = statements(lambda: place(user, id))
+        steps = ["the token", "the offer"]
+        assert len(sent) == len(steps)
+        assert not [statement for statement in sent if "BEGIN" in statement or "FOR UPDATE" in statement]
+
+    def test_is_taken_back_once_a_place_is_free(self, app, make_user, make_ticket_type, place, cancel):
+        id, user, other = make_ticket_type(quantity=1), make_user(), make_user()
+        order = place(other, id).get_json()
+        assert refusal(place(user, id)) == (409, "sold_out")
+        cancel(order, other)
+        assert place(user, id).status_code == 201
+
+    def test_of_many_ticket_types_is_not_kept_for_ever(self, make_user, make_ticket_type, place, monkeypatch):
+        monkeypatch.setattr(placing, "MOST_NOTED", 0)
+        user = make_user()
+        for _ in range(3):
+            assert refusal(place(user, make_ticket_type(quantity=0))) == (409, "sold_out")
+        assert len(placing.refused) == 1
 
 
 class TestLapsedOrders:

@@ -5,8 +5,6 @@
 
 import os
 import random
-import signal
-import subprocess
 import time
 from collections import ChainMap, Counter
 from functools import partial
@@ -23,11 +21,15 @@ from models import (
     Order,
     Payment,
     Pool,
+    Scan,
+    Ticket,
+    TicketType,
+    WaitingEntry,
     db,
 )
 
 from .conftest import order_body, servers
-from .house import BUYERS, house_on, reasons
+from .house import BUYERS, house_on, insist, kill, reasons
 
 pytestmark = pytest.mark.slow
 ROUNDS = int(os.environ.get("RACE_ROUNDS", 12))
@@ -135,6 +137,68 @@ class TestShared:
         done = reasons(sold).count("done")
         assert (lowered.ok and done <= 10) or lowered.json()["reason"] == "below_sold"
         house.agrees()
+
+
+class TestWaiting:
+    """The last place is canceled while some wait and everybody passes by."""
+
+    def scene(self, house, waiting=3):
+        event_id = house.event()
+        id = house.ticket_type(1, event_id)
+        order = house.placed(id)
+        people = [house.person() for _ in range(waiting)]
+        body = {"ticket_type_id": id, "quantity": 1}
+        entries = [house.send("POST", person, f"/events/{event_id}/waiting", body).json()["id"] for person in people]
+        return id, order, people, entries
+
+    def states(self, house, entries):
+        rows = house.rows(db.select(WaitingEntry.state).where(WaitingEntry.id.in_(entries)).order_by(WaitingEntry.id))
+        return [state for (state,) in rows]
+
+    def test_first_who_waits_has_the_last_place(self, house):
+        for _ in range(max(ROUNDS // 4, 2)):
+            id, order, _, entries = self.scene(house)
+            passers = [partial(house.order, house.person(), (id, 1)) for _ in range(BUYERS - 1)]
+            canceled, *answers = house.at_once(partial(house.cancel, order), *passers)
+            assert canceled.ok
+            assert set(reasons(answers)) == {"sold_out"}
+            assert self.states(house, entries) == ["offered", "waiting", "waiting"]
+            house.agrees()
+
+    def test_two_places_at_once_are_offered_once_each(self, house):
+        for head_start in rounds():
+            event_id = house.event()
+            id = house.ticket_type(2, event_id)
+            orders = [house.placed(id) for _ in range(2)]
+            body = {"ticket_type_id": id, "quantity": 1}
+            for _ in range(3):
+                assert house.send("POST", house.person(), f"/events/{event_id}/waiting", body).ok
+            house.at_once(*(partial(house.cancel, order) for order in orders), head_start=head_start)
+            rows = house.rows(db.select(WaitingEntry.state).where(WaitingEntry.ticket_type_id == id))
+            assert sorted(state for (state,) in rows) == ["offered", "offered", "waiting"]
+            house.agrees()
+
+    def test_joining_leaving_and_buying_at_once(self, house):
+        for _ in range(max(ROUNDS // 4, 2)):
+            id, order, people, entries = self.scene(house, waiting=4)
+            event_id = house.rows(db.select(TicketType.event_id).where(TicketType.id == id))[0][0]
+            body = {"ticket_type_id": id, "quantity": 1}
+            leaving = [
+                partial(house.send, "DELETE", person, f"/waiting/{entry}")
+                for person, entry in zip(people[:2], entries[:2], strict=True)
+            ]
+            joining = [
+                partial(house.send, "POST", house.person(), f"/events/{event_id}/waiting", body) for _ in range(4)
+            ]
+            more = partial(house.send, "PATCH", house.admin, f"/ticket-types/{id}", {"quantity": 3})
+            passing = [partial(house.order, house.person(), (id, 1)) for _ in range(4)]
+            answers = house.at_once(partial(house.cancel, order), more, *leaving, *joining, *passing)
+            assert max(answer.status_code for answer in answers) < 500
+            house.send("GET", house.admin, f"/events/{event_id}/waiting")
+            rows = house.rows(db.select(TicketType.quantity - TicketType.held).where(TicketType.id == id))
+            free, waiting = rows[0][0], self.states(house, entries).count("waiting")
+            assert not (free and waiting)
+            house.agrees()
 
 
 class TestPayAgainstCancel:
@@ -469,22 +533,8 @@ def mortal(make_database):
         yield house
 
 
-def workers(server):
-    found = subprocess.run(["pgrep", "-P", str(server)], capture_output=True, text=True)
-    return {int(child) for child in found.stdout.split()}
-
-
 class TestKill:
     """Buyers come and come while the processes that serve them are killed."""
-
-    def insist(self, call):
-        """Repeat the call until it is answered."""
-        for _ in range(600):
-            try:
-                return call()
-            except requests.RequestException:
-                time.sleep(0.02)
-        raise AssertionError("nobody answers any more")
 
     def buy_with_keys(self, house, types, over):
         """Order and pay until it is over, and repeat what is not answered; the orders placed, and which are paid."""
@@ -494,10 +544,10 @@ class TestKill:
             lines = [(id, random.randint(1, 3)) for id in random.sample(types, random.randint(1, 2))]
             body = order_body(*lines) | random.choice([{}, {"promo_code": "HALF"}])
             send = partial(house.send, "POST", person, "/orders", body, **{"Idempotency-Key": key})
-            order = self.insist(send).json()
+            order = insist(send).json()
             orders[order["code"]] = "pending"
             if random.random() < 0.5:
-                assert self.insist(partial(house.pay, order, method="card", reference=key)).ok
+                assert insist(partial(house.pay, order, method="card", reference=key)).ok
                 orders[order["code"]] = "paid"
         return orders
 
@@ -511,28 +561,6 @@ class TestKill:
                 time.sleep(0.02)
         return orders
 
-    def kill(self, house, over):
-        """Kill a process, now and then all of them, again and again; each time others take their place."""
-        whole = len(workers(house.server))
-        try:
-            for number in range(KILLS):
-                time.sleep(random.uniform(0, 0.4))
-                alive = sorted(workers(house.server))
-                killed = alive if number % 4 == 1 else [random.choice(alive)]
-                for pid in killed:
-                    os.kill(pid, signal.SIGKILL)
-                self.wait_for_others(house.server, whole, killed)
-        finally:
-            over.set()
-
-    def wait_for_others(self, server, whole, killed):
-        for _ in range(300):
-            alive = workers(server)
-            if len(alive) == whole and alive.isdisjoint(killed):
-                return
-            time.sleep(0.05)
-        raise AssertionError(f"of {whole} processes there are {len(alive)} after a kill")
-
     def test_loses_and_doubles_nothing(self, mortal):
         event_id, over = mortal.event(), Signal()
         types = [mortal.ticket_type(1_000_000, event_id, max_per_order=1000) for _ in range(2)]
@@ -542,10 +570,66 @@ class TestKill:
         assert mortal.send("POST", mortal.admin, f"/events/{event_id}/promo-codes", code).ok
         buyers = [partial(self.buy_with_keys, mortal, types, over)] * 8
         others = [partial(self.buy_without, mortal, types, over)] * 4
-        _, *sold = mortal.at_once(partial(self.kill, mortal, over), *buyers, *others)
+        _, *sold = mortal.at_once(partial(kill, mortal, over, KILLS), *buyers, *others)
         keyed, answered = (dict(ChainMap(*some)) for some in (sold[:8], sold[8:]))
         stored = dict(map(tuple, mortal.rows(db.select(Order.code, Order.state))))
         assert {code: stored.get(code) for code in keyed | answered} == keyed | answered
         assert mortal.count(IdempotencyKey) == len(keyed)
         assert mortal.count(Payment) == list(keyed.values()).count("paid")
         mortal.agrees()
+
+    def wait_and_give_up(self, house, kind, over):
+        """Wait for a place, and give up what is offered, until it is over."""
+        event_id, id = kind
+        person, body = house.person(), {"ticket_type_id": id, "quantity": 1}
+        while not over.is_set():
+            insist(partial(house.send, "POST", person, f"/events/{event_id}/waiting", body))
+            for entry in insist(partial(house.send, "GET", person, "/me/waiting")).json()[:1]:
+                if entry["status"] == "offered":
+                    insist(partial(house.send, "DELETE", person, f"/waiting/{entry['id']}"))
+
+    def pass_by(self, house, kind, over):
+        person = house.person()
+        while not over.is_set():
+            answer = insist(partial(house.order, person, (kind[1], 1)))
+            if answer.ok:
+                insist(partial(house.cancel, answer.json()))
+
+    def test_who_waits_is_served_once_and_not_forgotten(self, mortal):
+        event_id, over = mortal.event(), Signal()
+        kind = event_id, mortal.ticket_type(2, event_id)
+        waiting = [partial(self.wait_and_give_up, mortal, kind, over)] * 6
+        passing = [partial(self.pass_by, mortal, kind, over)] * 3
+        mortal.at_once(partial(kill, mortal, over, KILLS), *waiting, *passing)
+        mortal.agrees()
+        insist(partial(mortal.send, "GET", mortal.admin, f"/events/{event_id}/waiting"))
+        [(free,)] = mortal.rows(db.select(2 - TicketType.held - TicketType.sold).where(TicketType.id == kind[1]))
+        in_line = db.select(WaitingEntry.id).where(WaitingEntry.state == "waiting")
+        assert not (free and mortal.rows(in_line))
+        offers = db.select(db.func.count()).select_from(Order).where(Order.offered, Order.state == "pending")
+        assert mortal.rows(offers)[0][0] <= 2
+        mortal.agrees()
+
+    def test_each_scan_of_an_upload_counts_once(self, mortal):
+        """Five hundred scans are sent again and again while processes are killed, until they are answered."""
+        id, over = mortal.ticket_type(100, price=0, max_per_order=100, max_per_buyer=None), Signal()
+        order = insist(partial(mortal.order, mortal.person(), (id, 100))).json()
+        codes = [ticket["code"] for ticket in order["tickets"]]
+        event_id = order["event"]["id"]
+
+        def upload(device):
+            scans = [{"code": codes[number % 100], "nonce": str(number), "accepted": True} for number in range(500)]
+            body, answers = {"device": device, "scans": scans}, []
+            while not (over.is_set() and answers):
+                sent = partial(mortal.send, "POST", mortal.staff, f"/events/{event_id}/scans", body)
+                answers.append(insist(sent).json()["results"])
+            return answers
+
+        _, *uploads = mortal.at_once(partial(kill, mortal, over, KILLS), *[partial(upload, str(it)) for it in range(3)])
+        for answers in uploads:
+            assert [answer for answer in answers if answer != answers[0]] == []
+        let_in = [it for answers in uploads for it in answers[0] if it["outcome"] == "accepted"]
+        assert len(let_in) == len(codes)
+        assert mortal.count(Scan) == 3 * 500
+        rows = mortal.rows(db.select(Ticket.status).where(Ticket.code.in_(codes)).distinct())
+        assert [status for (status,) in rows] == ["used"]

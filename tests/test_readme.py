@@ -21,6 +21,7 @@ from routes.selling.inventory import check_inventory
 from routes.setup.settings import settings
 
 from .conftest import CONFIG, dispose, servers, wait_until
+from .fakes.stripe import FakeStripe
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -43,7 +44,7 @@ def table(heading):
 
 
 @contextmanager
-def shell(make_database, folder):
+def shell(make_database, folder, **settings):
     """A server on a fresh database: a function that pastes the blocks of headings, and the application."""
     (folder / "pipenv").write_text(PIPENV)
     (folder / "pipenv").chmod(0o755)
@@ -55,8 +56,8 @@ def shell(make_database, folder):
     environment = {name: value for name, value in os.environ.items() if name != "PYTEST_VERSION"}
     environment |= {"DATABASE_URL": url, "PATH": path}
 
-    def paste(*headings):
-        commands = "".join(map(blocks, headings)).replace("http://localhost:${PORT:-5000}", address)
+    def paste(*headings, adapt=str):
+        commands = adapt("".join(map(blocks, headings))).replace("http://localhost:${PORT:-5000}", address)
         done = subprocess.run(
             ["sh", "-eu"], input=commands, cwd=folder, env=environment, capture_output=True, text=True
         )
@@ -64,7 +65,7 @@ def shell(make_database, folder):
         return done.stdout
 
     with servers() as start:
-        address = start(url, SMTP_URL="log:").address
+        address = start(url, SMTP_URL="log:", **settings).address
         yield paste, app
     with app.app_context():
         dispose()
@@ -111,6 +112,32 @@ class TestEvening:
         db.session.rollback()
         db.session.expire_all()
         return found
+
+
+@pytest.mark.slow
+class TestEveningByCard:
+    def as_told(self, commands):
+        """The first evening up to Ben's order, without the lines that start servers; and Pay is pressed."""
+        to_the_order, by_card = (
+            commands.split('api /sign-up -d \'{"name": "Dee"')[0],
+            commands.split("pipenv run start\n")[-1],
+        )
+        first, rest = by_card.split("\n", 1)
+        return f'{to_the_order}\nPAGE=$({first})\ncurl -sS "$PAGE" -d action=pay\n{rest}'
+
+    def test_sells_and_gives_back(self, make_database, tmp_path):
+        with FakeStripe(secret="whsec_fake") as fake:
+            settings = {"STRIPE_SECRET_KEY": "sk_test_fake", "STRIPE_WEBHOOK_SECRET": "whsec_fake"}
+            settings |= {"STRIPE_API_BASE": fake.address, "SHOP_URL": "http://localhost:3000"}
+            with shell(make_database, tmp_path, **settings) as (paste, app):
+                said = paste("An evening in curl", "A second evening, by card", adapt=self.as_told)
+                with app.app_context():
+                    assert db.session.execute(db.select(Order.state, Payment.refunded).join(Payment)).all() == [
+                        ("paid", 500)
+                    ]
+                    assert check_inventory() == []
+                wait_until(lambda: [refund["amount"] for refund in fake.all("refund")] == [500])
+        assert '"status": "paid"' in said
 
 
 @pytest.mark.slow

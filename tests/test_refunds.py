@@ -228,6 +228,19 @@ class TestProvider:
         assert (stored(Refund.status), stored(Payment.refunded)) == (["succeeded"], [5000])
         assert (seen(by_card)["attention"], len(given_back(fake))) == ([], 2)
 
+    def test_failed_one_can_be_handed_back(self, client, admin, refund, by_card, run_job, fake, notice, seen, stored):
+        refund(by_card)
+        run_job()
+        path = f"/orders/{by_card['code']}/payments/{seen(by_card)['payments'][0]['id']}/refund"
+        assert reason(client.post(path, headers=admin.headers)) == (409, "not_due")
+        fake.settle_refund(fake.all("refund")[0]["id"], "failed")
+        notice()
+        assert client.post(path, headers=admin.headers).get_json()["refunded"] == 5000
+        run_job()
+        assert (stored(Refund.status), len(given_back(fake))) == (["failed", "succeeded"], 1)
+        assert (seen(by_card)["attention"], stored(Payment.status)) == ([], ["refunded"])
+        assert reason(client.post(path, headers=admin.headers)) == (409, "not_due")
+
     def test_only_a_failed_one_is_tried_again(self, refund, retry, by_card, seen):
         refund(by_card)
         [made] = seen(by_card)["payments"][0]["refunds"]

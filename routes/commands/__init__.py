@@ -1,7 +1,5 @@
 """What is typed on the command line instead of asked over HTTP."""
 
-import time
-
 import click
 from flask import Flask, current_app
 from flask.cli import with_appcontext
@@ -12,10 +10,12 @@ from routes.commands.demo import demo
 from routes.commands.jobs import run_jobs, settle_payments
 from routes.http.faults import told_in_a_sentence
 from routes.http.parsing import Email, Password, Text
+from routes.jobs.lapsing import lapse_in_steps
 from routes.selling import accounts
 from routes.selling.inventory import check_inventory
 from routes.selling.mail_tokens import forget_old_tokens
-from routes.selling.places import events_with_lapsed_orders, lapse_some
+from routes.selling.places import events_with_lapsed_orders
+from routes.selling.transfers import forget_old_transfers
 
 new_password = click.option(
     "--password", prompt=True, hide_input=True, confirmation_prompt=True, callback=checked(Password())
@@ -62,24 +62,9 @@ def expire_orders() -> None:
     orders = sum(lapse_in_steps(event_id) for event_id in events_with_lapsed_orders())
     keys, logins = IdempotencyKey.forget_old(), accounts.forget_old_logins()
     forget_old_tokens()
+    forget_old_transfers()
     db.session.commit()
     click.echo(f"Expired orders: {orders}. Forgotten: {keys} idempotency keys, {logins} log-ins.")
-
-
-def lapse_in_steps(event_id: int) -> int:
-    """Write down which orders of an event have lapsed, and return how many. Each few are a transaction of their own.
-
-    It rests as long as each took: on SQLite others get the write lock only while nobody has it.
-    """
-    orders = 0
-    while True:
-        began = time.monotonic()
-        lapsed = lapse_some(event_id)
-        db.session.commit()
-        if not lapsed:
-            return orders
-        orders += lapsed
-        time.sleep(time.monotonic() - began)
 
 
 @click.command("check-inventory")

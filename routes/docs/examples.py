@@ -5,6 +5,8 @@ It is a year ahead, so that what is pasted from there can be bought.
 
 from datetime import UTC, date, datetime, timedelta
 
+from sqlalchemy.orm.attributes import set_committed_value
+
 from models import (
     APPOINTMENTS,
     Appointment,
@@ -19,10 +21,14 @@ from models import (
     Pool,
     PromoCode,
     Refund,
+    Scan,
     Ticket,
     TicketType,
+    Transfer,
     User,
+    WaitingEntry,
     as_json,
+    code_hash,
 )
 
 STARTS = datetime(date.today().year + 1, 6, 19, 18, 30, tzinfo=UTC)
@@ -140,8 +146,43 @@ CHECKOUT = Checkout(
     order=PENDING,
 )
 VALID = ticket("valid", PAID)
+WAITING = WaitingEntry(id=1, quantity=2, state="waiting", ticket_type=TICKET_TYPE, user=USER, created_at=BOUGHT)
+WAITING.event = EVENT
+set_committed_value(WAITING, "position", 3)
+TRANSFER = Transfer(status="pending", to="grace@example.com", expires_at=STARTS)
 ticket("void", REFUNDED)
 USED = ticket("used", order("paid"), STARTS)
+SCAN = Scan(id=2, outcome="already_checked_in", conflict=True, accepted=True, device="Door 2", at=STARTS, by=STAFF)
+SCAN.received_at, SCAN.shown, SCAN.event_id = STARTS, USED, EVENT.id
+SCAN.before = Scan(id=1, device="Door 1", received_at=STARTS)
+NOTHING = {"error": None, "checked_in_at": None, "device": None}
+HASH = code_hash(VALID.code)
+DOOR = {
+    "version": 4711,
+    "tickets": [[HASH, TICKET_TYPE.id, "valid"]],
+    "gone": [HASH],
+    "next": "/events/1/door?after=10000&version=4711",
+}
+TAKEN_SCANS = {
+    "results": [
+        {**NOTHING, "nonce": "17", "outcome": "accepted", "conflict": False},
+        {
+            "nonce": "18",
+            "outcome": "already_checked_in",
+            "conflict": True,
+            "error": None,
+            "checked_in_at": SCAN.received_at,
+            "device": "Door 1",
+        },
+        {
+            **NOTHING,
+            "nonce": None,
+            "outcome": "unknown",
+            "conflict": False,
+            "error": "nonce of entry 2: Must be a text",
+        },
+    ]
+}
 
 ATTENDEES = [
     {
@@ -199,12 +240,20 @@ AUDIT = Audit(
 # Fields that are no columns and may be null, and what they are when they are not.
 MAY_BE_NULL = {
     "checked_in_at": datetime,
+    "first_device": str,
+    "first_received_at": datetime,
     "max_per_buyer": int,
+    "next": str,
+    "offer": str,
     "pool_id": int,
+    "position": int,
     "promo_code": str,
     "provider": str,
     "sales_end": datetime,
     "sales_start": datetime,
+    "ticket_code": str,
+    "ticket_holder": str,
+    "ticket_type_name": str,
 }
 PATH = {
     "id": EVENT.id,
@@ -231,4 +280,7 @@ MODELS = (
     PROMO_CODE,
     APPOINTMENT,
     AUDIT,
+    TRANSFER,
+    WAITING,
+    SCAN,
 )

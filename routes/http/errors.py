@@ -72,7 +72,7 @@ def outdated(error: Outdated) -> Response:
 
 
 def busy(error: Busy) -> Response:
-    return answer("Too many passwords are being checked. Please try again.", 503, {"Retry-After": "2"})
+    return answer("Too many ask for this at once. Please try again.", 503, {"Retry-After": "2"})
 
 
 def provider_unavailable(error: ProviderUnavailable) -> Response:

@@ -65,7 +65,8 @@ def idempotent(view: View) -> View:
 def fingerprint() -> str:
     """What tells two bodies apart as JSON: neither spaces nor the order of fields."""
     try:
-        return sha256(json.dumps(request.json_object, sort_keys=True).encode()).hexdigest()
+        body = request.json_object if request.get_data() else None  # a body may be missing where it is optional
+        return sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
     except RecursionError:
         raise BadRequest("The body is nested too deep") from None
 

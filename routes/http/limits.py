@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from functools import wraps
 from hashlib import sha256
 from ipaddress import IPv6Network, ip_address
 from typing import Any
@@ -11,7 +12,7 @@ from flask import Flask, current_app, request
 from flask_limiter import Limiter, RequestLimit
 from werkzeug.exceptions import Unauthorized
 
-from models import LONGEST_EMAIL, normal_email
+from models import LONGEST_EMAIL, BoundedQueue, normal_email
 from routes.http.views import View, mark
 from routes.selling.accounts import Credentials, WrongPassword
 
@@ -145,6 +146,24 @@ def count_password_reset() -> None:
 @limit("PROMO_LOOK_UPS_PER_MINUTE", "minute", network, times=NETWORK, scope="promo code")
 def count_promo_look_up() -> None:
     """Raise RateLimitExceeded where there have been too many: each may be a guess at a code."""
+
+
+MANY_TICKETS = 50
+big_orders = BoundedQueue()
+
+
+def big_orders_in_turn(view: View) -> View:
+    """Orders of many tickets, which take long to write, are written one at a time in each process: all others wait no
+    longer than for one. Raises Busy where eight wait; none of them has a connection meanwhile."""
+
+    @wraps(view)
+    def in_turn(self: Any, args: dict[str, Any], **kwargs: Any) -> Any:
+        if sum(line["quantity"] for line in args["items"]) <= MANY_TICKETS:
+            return view(self, args, **kwargs)
+        with big_orders.slot(workers=1, queue=8):
+            return view(self, args, **kwargs)
+
+    return in_turn
 
 
 def limited(view: View) -> View:

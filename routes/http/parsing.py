@@ -424,6 +424,13 @@ class Codes:
         return code
 
 
+class ShownCode(Text):
+    """What was shown at a door for a code, in the form in which codes are stored: perhaps it is none."""
+
+    def __call__(self, value: Any) -> str:
+        return Codes.between.sub("", super().__call__(value)).upper()
+
+
 class Many:
     """A list of `least` to `most` values of one type, each once."""
 
@@ -480,3 +487,15 @@ class ListOf:
             except ValueError as error:
                 raise ValueError(f"{field.name} of entry {place}: {error}") from None
         return values
+
+
+class EachOf(ListOf):
+    """The same list, whose entries stand by themselves: one that is wrong is there as what is `wrong` with it, and its
+    `nonce`, if it has one."""
+
+    def read(self, entry: Any, place: int) -> Args:
+        try:
+            return super().read(entry, place)
+        except ValueError as error:
+            nonce = entry.get("nonce") if isinstance(entry, dict) else None
+            return {"nonce": nonce if isinstance(nonce, str) else None, "wrong": str(error)}

@@ -3,11 +3,12 @@
 from collections.abc import Callable
 from typing import Any, cast
 
-from models import Event, Mail, Order, Ticket, User, db
+from models import Event, Mail, Order, Ticket, Transfer, User, db
 from routes.outside import messages
 from routes.outside.messages import Recipient
 from routes.selling.mail_tokens import new_mail_token
 from routes.selling.orders import select_orders
+from routes.selling.transfers import new_transfer_token
 
 
 class Overtaken(Exception):
@@ -20,6 +21,8 @@ TO_ONE_ADDRESS = {"verify_address", "address_changed", "password_reset"}
 
 def letter_of(mail: Mail) -> tuple[messages.Mail, Recipient]:
     """What the mail says, and to whom: else than its row says, where the user's address has changed since."""
+    if mail.key.startswith("offered-"):
+        return LETTERS[mail.kind](mail), Recipient(name="", address=mail.to)
     user = db.session.get(User, mail.user_id) if mail.user_id else None
     if user is None or user.deleted_at:
         raise Overtaken("The account is gone")
@@ -69,9 +72,9 @@ def ticket_facts(ticket: Ticket) -> messages.Ticket:
 
 def order_paid(mail: Mail) -> messages.Mail:
     order = order_of(mail)
-    tickets = [ticket for ticket in order.tickets if ticket.status != "void"]
+    tickets = [it for it in order.tickets if it.status != "void" and it.user_id == mail.user_id]
     if not tickets:
-        raise Overtaken("The tickets are void")
+        raise Overtaken("The tickets are gone")
     return messages.OrderPaid(
         event=event_facts(order.event),
         order=order.code,
@@ -97,7 +100,8 @@ def money_back(order: Order, facts: dict[str, Any]) -> dict[str, Any]:
 
 def order_refunded(mail: Mail) -> messages.Mail:
     order, facts = order_of(mail), facts_of(mail)
-    tickets = [ticket_facts(ticket) for ticket in order.tickets if ticket.id in facts["tickets"]]
+    told = [it for it in order.tickets if it.id in facts["tickets"] and it.user_id == mail.user_id]
+    tickets = [ticket_facts(ticket) for ticket in told]
     return messages.OrderRefunded(**money_back(order, facts), tickets=tickets)
 
 
@@ -119,6 +123,57 @@ def event_changed(mail: Mail) -> messages.Mail:
 
 def event_canceled(mail: Mail) -> messages.Mail:
     return messages.EventCanceled(event=event_facts(event_of(mail)))
+
+
+def ticket_transferred(mail: Mail) -> messages.Mail:
+    facts = facts_of(mail)
+    transfer = db.session.get(Transfer, facts["transfer"])
+    if transfer is None:
+        raise Overtaken("The ticket is gone")
+    if facts["letter"] == "received":
+        return transfer_received(transfer, mail.user_id)
+    return transfer_offered(transfer) if facts["letter"] == "offered" else transfer_given(transfer)
+
+
+def transfer_offered(transfer: Transfer) -> messages.Mail:
+    if transfer.status != "pending":
+        raise Overtaken("The ticket was accepted or taken back")
+    event, ticket_type = transfer.ticket.event, transfer.ticket.ticket_type
+    return messages.TransferOffered(
+        event=event_facts(event),
+        ticket_type=ticket_type.name,
+        giver=transfer.giver.name,
+        token=new_transfer_token(transfer),
+        expires_at=transfer.expires_at,
+    )
+
+
+def transfer_received(transfer: Transfer, owner: int | None) -> messages.Mail:
+    ticket = transfer.ticket
+    if ticket.user_id != owner or ticket.status == "void":
+        raise Overtaken("The ticket is void, or was passed on")
+    return messages.TransferReceived(event=event_facts(ticket.event), ticket=ticket_facts(ticket))
+
+
+def transfer_given(transfer: Transfer) -> messages.Mail:
+    event, ticket_type = transfer.ticket.event, transfer.ticket.ticket_type
+    return messages.TransferGiven(event=event_facts(event), ticket_type=ticket_type.name, to=transfer.to)
+
+
+def waiting_offer(mail: Mail) -> messages.Mail:
+    order = order_of(mail)
+    if order.status != "pending":
+        raise Overtaken("The offer is over")
+    [line] = order.items
+    return messages.WaitingOffer(
+        event=event_facts(order.event),
+        order=order.code,
+        currency=order.currency,
+        total=order.total,
+        ticket_type=line.name,
+        quantity=line.quantity,
+        expires_at=order.expires_at,
+    )
 
 
 def token_of(mail: Mail) -> str:
@@ -143,6 +198,8 @@ LETTERS: dict[str, Callable[[Mail], messages.Mail]] = {
     "event_changed": event_changed,
     "event_canceled": event_canceled,
     "attention": attention,
+    "ticket_transferred": ticket_transferred,
+    "waiting_offer": waiting_offer,
     "password_reset": password_reset,
     "verify_address": verify_address,
     "address_changed": lambda mail: messages.AddressChanged(),

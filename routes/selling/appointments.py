@@ -4,7 +4,7 @@ from collections.abc import Collection, Mapping
 from functools import cache
 from typing import Any, NamedTuple
 
-from sqlalchemy import Boolean, ColumnElement, Select, and_, bindparam, delete, or_, select
+from sqlalchemy import Boolean, ColumnElement, Select, and_, bindparam, delete, or_, select, union_all
 from sqlalchemy.orm import joinedload
 
 from models import (
@@ -18,6 +18,7 @@ from models import (
     Pool,
     PromoCode,
     Ticket,
+    TicketCode,
     TicketType,
     User,
     autocommit_connection,
@@ -46,7 +47,9 @@ def select_standing(key: ColumnElement[Any], *joins: Any, sees: ColumnElement[bo
 
 SHOWN = or_(Event.status != "draft", Appointment.role == "manager")
 WORKS_HERE = bindparam("works_here", type_=Boolean)
-OWN_ORDER = Order.user_id == bindparam("user")
+OWN_ORDER, OWN_TICKET = Order.user_id == bindparam("user"), Ticket.user_id == bindparam("user")
+BY_CODE = select(Ticket.id).where(Ticket.code == bindparam("code"))
+BY_CODE_BEFORE = select(TicketCode.ticket_id).where(TicketCode.code == bindparam("code"))  # it was passed on
 # By the first word of the path.
 STANDINGS = {
     "events": select_standing(Event.id == bindparam("id"), sees=SHOWN),
@@ -63,10 +66,9 @@ STANDINGS = {
         sees=or_(OWN_ORDER, Appointment.role == "manager", WORKS_HERE),
     ),
     "tickets": select_standing(
-        Ticket.code == bindparam("code"),
+        Ticket.id.in_(union_all(BY_CODE, BY_CODE_BEFORE)),
         (Ticket, Ticket.event_id == Event.id),
-        (Order, Ticket.order_id == Order.id),
-        sees=or_(OWN_ORDER, Appointment.role.is_not(None), WORKS_HERE),
+        sees=or_(OWN_TICKET, Appointment.role.is_not(None), WORKS_HERE),
     ),
 }
 

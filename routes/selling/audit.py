@@ -1,15 +1,13 @@
 """The audit: who changed what, written by the verb that changes it, in its transaction, and never touched again."""
 
-from base64 import b64encode
 from collections.abc import Collection, Mapping
 from functools import cache
-from hashlib import sha256
 from typing import Any
 
 from sqlalchemy import Select, Text, bindparam, inspect, select
 from sqlalchemy.orm import joinedload
 
-from models import Audit, Ticket, User, UTCDateTime, db, json_value
+from models import Audit, Ticket, User, UTCDateTime, code_hash, db, json_value
 
 # The fields whose values an entry shows. Of all others it says only that they changed: they may be names, addresses,
 # secrets, or what people wrote.
@@ -73,7 +71,7 @@ def differences(row: Any, names: Collection[str]) -> dict[str, list[Any]]:
 
 def name_of(ticket: Ticket) -> str:
     """How a ticket is named here: its code would let somebody in."""
-    return f"ticket:{b64encode(sha256(ticket.code.encode()).digest()[:12]).decode()}"
+    return f"ticket:{code_hash(ticket.code)}"
 
 
 AUDIT_FILTERS = {

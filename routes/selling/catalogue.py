@@ -60,7 +60,7 @@ from models import (
 from routes.selling.appointments import SHOWN
 from routes.selling.audit import differences, record
 from routes.selling.mails import tell_of_changes
-from routes.selling.places import BATCH, change_rules, free_places, lapse, lapse_for
+from routes.selling.places import BATCH, change_rules, free_places, lapse, lapse_for, note_freed
 
 Versions = Collection[str] | None  # None: any
 
@@ -346,6 +346,8 @@ def edit_ticket_type(ticket_type: TicketType, changes: Mapping[str, Any], *, ver
     ticket_type.set(changes)
     keep_pool(ticket_type)
     changed = differences(ticket_type, {*changes, "max_per_buyer"})
+    if ticket_type.waited:
+        note_freed(TicketType, ticket_type.id)
     db.session.flush()
     db.session.refresh(ticket_type, MADE_FIELDS)  # now, as after the commit it may be gone
     if changed:
@@ -425,13 +427,15 @@ def select_ticket_types() -> Select[*tuple[Any, ...]]:
     columns = [getattr(TicketType, name) for name in TicketType.serialize_only if name not in made]
     more = Event.currency, free_places().label("own_free"), TicketType.closed.expression.label("closed")
     pool_free = TicketType.pool_free.expression.label("pool_free")
-    return select(*columns, *more, pool_free).join(TicketType.event)
+    waiting = TicketType.waited, TicketType.waited_least
+    return select(*columns, *more, *waiting, pool_free).join(TicketType.event)
 
 
 def ticket_type_json(row: Mapping[str, Any] | RowMapping) -> dict[str, Any]:
     """A row of `select_ticket_types` in the shape of `TicketType.to_dict`."""
     ticket_type = dict(row)
     free = TicketType.least(ticket_type.pop("own_free"), ticket_type.pop("pool_free"))
+    free = TicketType.beyond_waiting(free, ticket_type.pop("waited"), ticket_type.pop("waited_least"))
     places = free, ticket_type.pop("closed")
     ticket_type["available"], ticket_type["state"] = TicketType.on_offer(*places), TicketType.state_of(*places)
     return ticket_type

@@ -2,7 +2,7 @@
 
 import json
 
-from sqlalchemy import delete, func, or_, select, update
+from sqlalchemy import delete, func, or_, select, union_all, update
 
 from models import (
     UNSYNCHRONIZED,
@@ -14,8 +14,11 @@ from models import (
     Mail,
     MailToken,
     Order,
+    OrderLine,
     Payment,
     Ticket,
+    TicketCode,
+    TicketType,
     User,
     db,
     lock_rows,
@@ -24,6 +27,8 @@ from models import (
 )
 from routes.selling.audit import record
 from routes.selling.places import let_go
+from routes.selling.transfers import forget_transfers
+from routes.selling.waiting import forget_waiting, types_waited_for
 
 NOBODY = "Deleted account"
 
@@ -39,7 +44,9 @@ def delete_account(user: User) -> None:
     db.session.execute(delete(Appointment).where(Appointment.user_id == user.id), execution_options=UNSYNCHRONIZED)
     forget_answers(user)
     forget_attendees(user.id)
+    forget_transfers(user)
     forget_mails(user.id)
+    forget_waiting(user.id)
     user.name, user.email, user.password = NOBODY, f"{random_id()}@deleted.invalid", None
     user.role, user.active, user.deleted_at = "user", False, now()
     user.pending_email = user.email_verified_at = None
@@ -48,9 +55,15 @@ def delete_account(user: User) -> None:
 
 
 def close_orders(user_id: int) -> None:
-    """Cancel what is pending. What has lapsed is canceled too, so that no later payment makes tickets of it."""
+    """Cancel what is pending. What has lapsed is canceled too, so that no later payment makes tickets of it.
+
+    The ticket types that he waits for are locked with those of the orders.
+    """
     unpaid = select(Order).where(Order.user_id == user_id, Order.state.in_(("pending", "expired"))).order_by(Order.id)
     orders = lock_rows(unpaid).all()
+    of_orders = select(OrderLine.ticket_type_id).where(OrderLine.order_id.in_([order.id for order in orders]))
+    types = or_(TicketType.id.in_(of_orders), TicketType.id.in_(types_waited_for(user_id)))
+    lock_rows(select(TicketType.id).where(types).order_by(TicketType.id)).all()
     let_go([order.id for order in orders if order.state == "pending"], was="pending", becomes="canceled")
     lapsed = update(Order).where(Order.id.in_([order.id for order in orders if order.state == "expired"]))
     db.session.execute(lapsed.values(state="canceled"), execution_options=UNSYNCHRONIZED)
@@ -64,19 +77,17 @@ def has_tickets(user_id: int) -> bool:
 
 
 def forget_answers(user: User) -> None:
-    """His name and address in what is kept for keys: his own go, and in others' they are replaced.
-
-    Others' are about orders that he placed or took money for, or about his tickets.
+    """His name and address in what is kept for keys: his own go, and those about his tickets, which may have other
+    names on them. In others', about orders that he placed or took money for, they are replaced.
     """
-    own = delete(IdempotencyKey).where(IdempotencyKey.user_id == user.id)
-    db.session.execute(own, execution_options=UNSYNCHRONIZED)
     taken = select(Payment.order_id).where(Payment.taken_by == user.id)
     orders = select(Order.code).where(or_(Order.user_id == user.id, Order.id.in_(taken)))
-    tickets = select(Ticket.code).where(Ticket.user_id == user.id)
-    about = or_(
-        func.substr(IdempotencyKey.path, len("/orders/") + 1, 32).in_(orders),
-        func.substr(IdempotencyKey.path, len("/tickets/") + 1, 32).in_(tickets),
-    )
+    passed_on = select(TicketCode.code).where(TicketCode.user_id == user.id)
+    tickets = union_all(select(Ticket.code).where(Ticket.user_id == user.id), passed_on)
+    of_tickets = func.substr(IdempotencyKey.path, len("/tickets/") + 1, 32).in_(tickets)
+    gone = delete(IdempotencyKey).where(or_(IdempotencyKey.user_id == user.id, of_tickets))
+    db.session.execute(gone, execution_options=UNSYNCHRONIZED)
+    about = func.substr(IdempotencyKey.path, len("/orders/") + 1, 32).in_(orders)
     body = func.replace(IdempotencyKey.body, value_in_json(user.name), value_in_json(NOBODY))
     body = func.replace(body, value_in_json(user.email), value_in_json(""))
     db.session.execute(update(IdempotencyKey).where(about).values(body=body), execution_options=UNSYNCHRONIZED)

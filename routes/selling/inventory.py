@@ -16,6 +16,7 @@ from models import (
     Refund,
     Ticket,
     TicketType,
+    WaitingEntry,
     db,
 )
 
@@ -42,6 +43,8 @@ def differences() -> dict[str, Select[*tuple[Any, ...]]]:
         "its ticket types have {types_sold} and {types_held}": wrong_pools(),
         "Promo code {id} for {max_uses} uses has {used} used and {held} held, "
         "its orders have {paid} paid and {pending} pending": wrong_uses(),
+        "Ticket type {id} has {waited} waited for, {waited_least} by the smallest group, "
+        "its waiting list comes to {total} and {least}": wrong_waiting(),
         "Order {code} has a total of {total}, its items come to {items}": wrong_totals(),
         "Order {code} is {status} with a total of {total}, "
         "its confirmed payments are {payments} and come to {amount}": wrong_payments(),
@@ -118,6 +121,17 @@ def wrong_uses() -> Select[*tuple[Any, ...]]:
     rows = rows.outerjoin(held_for, held_for.c.promo_code_id == PromoCode.id)
     rows = rows.outerjoin(good, good.c.promo_code_id == PromoCode.id)
     return rows.where(or_(PromoCode.used != paid, PromoCode.counted != pending))
+
+
+def wrong_waiting() -> Select[*tuple[Any, ...]]:
+    total, least = (
+        func.coalesce(count(WaitingEntry.quantity).filter(WaitingEntry.state == "waiting"), 0)
+        for count in (func.sum, func.min)
+    )
+    waited = TicketType.waited, TicketType.waited_least
+    rows = select(TicketType.id, *waited, total.label("total"), least.label("least"))
+    rows = rows.outerjoin(WaitingEntry, WaitingEntry.ticket_type_id == TicketType.id).group_by(TicketType.id)
+    return rows.having(or_(TicketType.waited != total, TicketType.waited_least != least))
 
 
 def wrong_totals() -> Select[*tuple[Any, ...]]:

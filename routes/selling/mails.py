@@ -81,6 +81,13 @@ def tell(kind: str, user: Any, key: str | ColumnElement[str], **columns: Any) ->
     note_work()
 
 
+def tell_stranger(kind: str, address: str, key: str, **columns: Any) -> None:
+    """Write a mail to an address that is perhaps nobody's here."""
+    db.session.add(Mail(kind=kind, key=key, to=address, message_key=random_id(), **columns))
+    db.session.flush()
+    note_work()
+
+
 TYPES: dict[str, Any] = {
     "to_email": Text(),
     "order_id": Integer(),
@@ -128,9 +135,15 @@ def limit_repeats(order: Order) -> None:
 def tell_of_refund(
     order: Order, *, amount: int, key: str, tickets: list[int], by: str = "hand", reason: str | None = None
 ) -> None:
-    """What goes back to the buyer, and which tickets, given by their ids, have just become void."""
+    """What goes back to the buyer, and which tickets, given by their ids, have just become void.
+
+    Those that were passed on are told to who has them, and no money goes there.
+    """
     facts = {"amount": amount, "by": by, "reason": reason, "tickets": tickets}
     tell("order_refunded", order.user_id, key, order_id=order.id, facts=facts)
+    passed_on = select(Ticket.user_id).where(Ticket.id.in_(tickets), Ticket.user_id != order.user_id).distinct()
+    for user_id in db.session.scalars(passed_on):
+        tell("order_refunded", user_id, f"{key}-{user_id}", order_id=order.id, facts=facts | {"amount": 0})
 
 
 def tell_of_attention(order: Order, reason: str, *, key: str) -> None:

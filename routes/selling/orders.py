@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Sequence
+from contextlib import suppress
 from functools import cache
 from itertools import accumulate
 from typing import Any
@@ -19,6 +20,7 @@ from models import (
     PromoCode,
     Refund,
     Ticket,
+    TicketCode,
     TicketType,
     User,
     UTCDateTime,
@@ -31,7 +33,7 @@ from models import (
 )
 from routes.selling.appointments import is_appointed
 
-MOST_TICKETS = 1000  # that one page of orders shows, so that no list takes seconds
+MOST_TICKETS = 200  # that one page of orders shows, so that many who read such pages slow nobody else
 
 EVENT_FIELDS = (Event.name, Event.venue, Event.starts_at, Event.ends_at, Event.time_zone, Event.status)
 
@@ -74,7 +76,7 @@ def order_for(user: Any, code: str) -> Order:
     return order
 
 
-def ticket_for(user: Any, code: str, *, event_id: int | None = None) -> Ticket:
+def ticket_for(user: Any, code: str | None, *, event_id: int | None = None) -> Ticket:
     """The ticket, if the user may see it, or works at the event whose door it is shown at; else it is not there."""
     ticket = ticket_of(code)
     events = {ticket.event_id, event_id or ticket.event_id}
@@ -91,12 +93,20 @@ def ticket_to_rename(user: Any, code: str) -> Ticket:
     return ticket
 
 
-def ticket_of(code: str) -> Ticket:
+def ticket_of(code: str | None) -> Ticket:
     """The ticket, for whoever has its code."""
     ticket = db.session.scalar(select_tickets().where(Ticket.code == code))
     if ticket is None:
         raise Missing
     return ticket
+
+
+def ticket_at_door(user: Any, code: str, *, event_id: int | None = None) -> Ticket:
+    """The ticket that is shown at a door, also by a code that it had before it was passed on."""
+    with suppress(Missing):
+        return ticket_for(user, code, event_id=event_id)
+    passed_on = select(TicketCode.ticket_id).where(TicketCode.code == code).scalar_subquery()
+    return ticket_for(user, db.session.scalar(select(Ticket.code).where(Ticket.id == passed_on)), event_id=event_id)
 
 
 def ticket_exists(code: str) -> bool:
@@ -179,11 +189,16 @@ def order_list(filters: frozenset[str] = frozenset(), status: str | None = None)
     return orders if status is None else orders.where(Order.has_status(status))
 
 
-def with_few_tickets(orders: Sequence[Order]) -> list[Order]:
-    """The first of the orders that together have places for few enough tickets, one at least, with their tickets."""
+def with_few_tickets(orders: Sequence[Order], *, owner: int | None = None) -> list[Order]:
+    """The first of the orders that together have places for few enough tickets, one at least, with their tickets.
+
+    With an `owner`, those of their tickets that belong to this user.
+    """
     places = accumulate(sum(order.quantities.values()) for order in orders)
     few = [order for order, so_far in zip(orders, places, strict=True) if so_far <= MOST_TICKETS] or list(orders[:1])
     tickets = select(Ticket).options(*load_ticket_fields()).where(Ticket.order_id.in_([it.id for it in few]))
+    if owner is not None:
+        tickets = tickets.where(Ticket.user_id == owner)
     of_order: dict[int, list[Ticket]] = {order.id: [] for order in few}
     for ticket in db.session.scalars(tickets.order_by(Ticket.id)):
         of_order[ticket.order_id].append(ticket)
@@ -239,6 +254,20 @@ def lock_order(order: Order) -> None:
 
 
 def lock_ticket(ticket: Ticket) -> None:
-    """Nobody else checks this ticket in, undoes that or refunds it until the commit."""
-    if lock_rows(select_tickets().where(Ticket.id == ticket.id), of=Ticket).one_or_none() is None:
+    """Nobody else checks this ticket in, undoes that, refunds or accepts it until the commit.
+
+    The code that it was found by must still be its own.
+    """
+    code = ticket.code
+    if locked_ticket(ticket.id).code != code:
+        raise Missing  # it was passed on
+
+
+def locked_ticket(id: int) -> Ticket:
+    """The ticket with this id as it is now, locked; by whatever code, and whosever it is."""
+    ticket: Ticket | None = lock_rows(select_tickets().where(Ticket.id == id), of=Ticket).one_or_none()
+    if ticket is None:
         raise Missing  # it went with its event
+    if ticket.owner is None:  # PostgreSQL joined the one that was passed on a moment ago with who had it before
+        db.session.expire(ticket, ["owner"])
+    return ticket

@@ -17,7 +17,7 @@ wait for more (`lock_to_pay`). And every change of what a ticket type is sold by
 of its row. Who takes places read that before he judged; where it is another one now, he reads and judges again.
 """
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
@@ -25,6 +25,7 @@ from typing import Any
 from sqlalchemy import ColumnElement, Integer, Select, Update, and_, bindparam, func, or_, select, true, update
 
 from models import (
+    ORDER_IN_A_LIST,
     PAYABLE,
     UNSYNCHRONIZED,
     Checkout,
@@ -68,6 +69,19 @@ def has_room(places: Any, quantity: Any) -> ColumnElement[bool]:
     return places.quantity - places.sold - places.held >= quantity
 
 
+def beyond_waiting(it: Any, own: int = 0) -> int:
+    """How many places are free for who does not wait, of a ticket type's own and its pool's: by what a row says, where
+    so many are his `own`, in a hold that has lapsed."""
+    return TicketType.beyond_waiting(TicketType.least(it.free, it.pool_free) + own, it.waited, it.waited_least)
+
+
+def has_room_beyond_waiting(places: Any, quantity: Any) -> ColumnElement[bool]:
+    """The same of a ticket type for who does not wait: as `TicketType.beyond_waiting` says, by the row itself alone."""
+    free = places.quantity - places.sold - places.held
+    spare = or_(places.waited == 0, free - quantity >= places.waited, free < places.waited_least)
+    return and_(has_room(places, quantity), or_(quantity == 0, spare))
+
+
 Scarce = tuple[type[TicketType] | type[Pool] | type[PromoCode], int]
 Wanted = Mapping[Scarce, int]  # how many of each: {(TicketType, id): 2, (Pool, id): 2}
 
@@ -99,60 +113,87 @@ ADD_PLACES = (
     update(TicketType.__table__)
     .where(PLACES.id == ROW)
     .values(held=PLACES.held + MORE_HELD, sold=PLACES.sold + MORE_SOLD)
-    .returning(PLACES.pool_id)
+    .returning(PLACES.pool_id, PLACES.waited, PLACES.waited_least)
 )
 ADD_SHARED = (
     update(Pool.__table__)
     .where(SHARED.id == ROW)
     .values(held=SHARED.held + MORE_HELD, sold=SHARED.sold + MORE_SOLD)
-    .returning(SHARED.id)
+    .returning((SHARED.quantity - SHARED.sold - SHARED.held).label("free"))
 )
 TAKE_USES = ADD_USES.where(USES.rules_version == RULES, HAS_USES)
-TAKE_PLACES = ADD_PLACES.where(PLACES.rules_version == RULES, has_room(PLACES, MORE_HELD + MORE_SOLD))
+BY_RULES = ADD_PLACES.where(PLACES.rules_version == RULES)
+TAKE_PLACES = BY_RULES.where(has_room_beyond_waiting(PLACES, MORE_HELD + MORE_SOLD))
+TAKE_WAITED_FOR = BY_RULES.where(has_room(PLACES, MORE_HELD + MORE_SOLD))
 TAKE_SHARED = ADD_SHARED.where(has_room(SHARED, MORE_HELD + MORE_SOLD))
 
 
 def take_places(
-    places: Mapping[int, int], uses: Mapping[int, int], versions: Mapping[Scarce, int], *, held: int = 0, sold: int = 0
+    places: Mapping[int, int],
+    uses: Mapping[int, int],
+    versions: Mapping[Scarce, int],
+    *,
+    held: int = 0,
+    sold: int = 0,
+    waited_for: bool = False,
 ) -> None:
     """Add `held` and `sold` times its number to each ticket type, its pool and promo code; inside of `all_or_nothing`.
 
     `places` are {ticket type id: how many}, `uses` {promo code id: how many}. Each by an UPDATE that holds only while
     there is room, so nobody gets what another has, and while it is sold by the rules of the version that was judged.
-    Else it raises Missed.
+    Else it raises Missed. What others wait for is taken only where it was `waited_for`.
     """
     for id, quantity in uses.items():
         scarce: Scarce = (PromoCode, id)
         add(TAKE_USES, scarce, quantity, held=held, sold=sold, rules=versions[scarce])
-    pools: Counter[int] = Counter()
+    pools: dict[int, list[tuple[int, Any]]] = defaultdict(list)
     for id, quantity in sorted(places.items()):
-        scarce = (TicketType, id)
-        pool = add(TAKE_PLACES, scarce, quantity, held=held, sold=sold, rules=versions[scarce])
-        pools.update({pool: quantity} if pool else {})
-    for id, quantity in sorted(pools.items()):
-        add(TAKE_SHARED, (Pool, id), quantity, held=held, sold=sold)
+        scarce, statement = (TicketType, id), TAKE_WAITED_FOR if waited_for else TAKE_PLACES
+        row = add(statement, scarce, quantity, held=held, sold=sold, rules=versions[scarce])
+        if row.pool_id:
+            pools[row.pool_id].append((quantity, row))
+    for id, members in sorted(pools.items()):
+        total = sum(quantity for quantity, _ in members)
+        free = add(TAKE_SHARED, (Pool, id), total, held=held, sold=sold).free + total
+        beyond = [TicketType.beyond_waiting(free, row.waited, row.waited_least) for _, row in members]
+        if held + sold and not waited_for and total > min(beyond):
+            raise Missed((Pool, id), total)
 
 
 def give_back_places(places: Mapping[int, int], uses: Mapping[int, int], *, held: int = 0, sold: int = 0) -> None:
-    """Take `held` and `sold` times its number from each ticket type, its pool and promo code."""
+    """Take `held` and `sold` times its number from each ticket type, its pool and promo code.
+
+    Who waits for them is served afterwards (`note_freed`).
+    """
     for id, quantity in sorted(uses.items()):
         add(ADD_USES, (PromoCode, id), quantity, held=-held, sold=-sold)
     pools: Counter[int] = Counter()
     for id, quantity in sorted(places.items()):
-        pool = add(ADD_PLACES, (TicketType, id), quantity, held=-held, sold=-sold)
-        pools.update({pool: quantity} if pool else {})
+        row = add(ADD_PLACES, (TicketType, id), quantity, held=-held, sold=-sold)
+        pools.update({row.pool_id: quantity} if row.pool_id else {})
+        if row.waited:
+            note_freed(TicketType, id)
     for id, quantity in sorted(pools.items()):
         add(ADD_SHARED, (Pool, id), quantity, held=-held, sold=-sold)
+        note_freed(Pool, id)
+
+
+FREED = "freed"  # in the session's info
+
+
+def note_freed(model: type[TicketType] | type[Pool], id: int) -> None:
+    """Places of a ticket type or a pool may be free now for who waits: look at it after the commit (`serve_freed`)."""
+    db.session.info.setdefault(FREED, set()).add((model, id))
 
 
 def add(statement: Update, scarce: Scarce, quantity: int, *, held: int, sold: int, rules: int | None = None) -> Any:
-    """Execute one of the statements above; returns what it returns. Raises Missed where its condition does not hold."""
+    """Execute one of the statements above; returns its row. Raises Missed where its condition does not hold."""
     values = {"row": scarce[1], "more_held": held * quantity, "more_sold": sold * quantity}
     found = db.session.connection().execute(statement, values if rules is None else values | {"rules": rules})
     row = found.one_or_none()
     if row is None:
         raise Missed(scarce, quantity)
-    return row[0]
+    return row
 
 
 def let_go(orders: Sequence[int], *, was: str, becomes: str) -> None:
@@ -329,8 +370,12 @@ def lapsed_longest(orders: ColumnElement[bool], limit: int) -> Select[int]:
     return select(Order.id).where(orders, Order.has_lapsed()).order_by(Order.expires_at).limit(limit)
 
 
+def events_with_lapsed() -> Select[int]:
+    return select(Order.event_id).where(ORDER_IN_A_LIST, Order.has_lapsed()).distinct()
+
+
 def events_with_lapsed_orders() -> Sequence[int]:
-    return db.session.scalars(select(Order.event_id).where(Order.has_lapsed()).distinct()).all()
+    return db.session.scalars(events_with_lapsed()).all()
 
 
 def lock_to_pay(order: Order) -> None:

@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
+from time import monotonic
 from types import SimpleNamespace
 from typing import Any, ClassVar
 
@@ -10,6 +11,7 @@ from flask import current_app
 from sqlalchemy import (
     BigInteger,
     ColumnElement,
+    Connection,
     Insert,
     Integer,
     Row,
@@ -74,9 +76,11 @@ from routes.selling.places import (
     Missed,
     Scarce,
     all_or_nothing,
+    beyond_waiting,
     free_places,
     has_room,
     lapse_for,
+    note_freed,
     take_places,
     uses_of,
 )
@@ -134,6 +138,29 @@ def place(
             return order_json(order, new, event=offers[0], buyer=user, promo_code=promo and promo.code)
         except Missed as missed:
             scarce[missed.scarce] = missed.quantity
+
+
+REFUSED_FOR = 1.0  # seconds
+refused: dict[int, float] = {}  # when a place of these ticket types was last refused, by this process
+
+
+def refuse_at_once(buyer: int, wanted: Counter[int]) -> None:
+    """Refuse by one read and without a lock what was refused to somebody a moment ago, if it still is.
+
+    When all is sold out and everybody comes, nearly all are refused. Who is not is judged again under the locks.
+    """
+    if any(refused.get(id, 0) > monotonic() - REFUSED_FOR for id in wanted):
+        with autocommit_connection() as connection:
+            judged_offers(buyer, wanted, None, connection)
+
+
+def note_refusal(wanted: Collection[int]) -> None:
+    if len(refused) > MOST_NOTED:
+        refused.clear()
+    refused.update(dict.fromkeys(wanted, monotonic()))
+
+
+MOST_NOTED = 10_000
 
 
 def line_of(offer: Offer, quantity: int, promo: PromoCode | None) -> Line:
@@ -211,6 +238,8 @@ SELECT_OFFERS = (
         TicketType.rules_version,
         TicketType.hidden,
         TicketType.pool_id,
+        TicketType.waited,
+        TicketType.waited_least,
         Event.currency,
         *EVENT_COLUMNS,
         ON_SALE_NOW.label("on_sale_now"),
@@ -225,12 +254,15 @@ SELECT_OFFERS = (
 )
 
 
-def judged_offers(buyer: int, wanted: Counter[int], promo_code: str | None) -> tuple[Sequence[Offer], PromoCode | None]:
+def judged_offers(
+    buyer: int, wanted: Counter[int], promo_code: str | None, connection: Connection | None = None
+) -> tuple[Sequence[Offer], PromoCode | None]:
     """What is on sale of the `wanted` ticket types, by id, and the promo code; or the refusal. No row is locked for it.
 
     Who has no code for a hidden ticket type gets the answer for one that does not exist.
     """
-    offers = db.session.connection().execute(SELECT_OFFERS, {"ids": list(wanted), "user_id": buyer}).all()
+    connection = connection or db.session.connection()
+    offers = connection.execute(SELECT_OFFERS, {"ids": list(wanted), "user_id": buyer}).all()
     if len(offers) < len(wanted) or any(offer.event_status == "draft" for offer in offers):
         raise Missing
     promos = {} if promo_code is None else promos_in({offer.event_id for offer in offers}, promo_code)
@@ -248,9 +280,13 @@ def judged_offers(buyer: int, wanted: Counter[int], promo_code: str | None) -> t
         raise TooManyTickets(max_tickets_per_order=most)
     if promo:
         judge_promo(promo, buyer, sum(number for id, number in wanted.items() if promo.covers(id)))
-    for offer in offers:
-        judge_room(offer, wanted[offer.ticket_type_id])
-    judge_pools(offers, wanted)
+    try:
+        for offer in offers:
+            judge_room(offer, wanted[offer.ticket_type_id])
+        judge_pools(offers, wanted)
+    except SoldOut:
+        note_refusal(wanted)
+        raise
     return offers, promo
 
 
@@ -315,8 +351,12 @@ def judge_room(offer: Offer, quantity: int) -> None:
     """Raise what it is refused for by what is left, of the buyer's share or at all."""
     if offer.left is not None and quantity > offer.left:
         raise OverMaxPerBuyer(ticket_type_id=offer.ticket_type_id, left=max(offer.left, 0))
-    if quantity > offer.free:  # who comes too late need write nothing to find that out
+    if quantity > offer.free and not offer.waited:  # who comes too late need write nothing to find that out
         raise SoldOut(ticket_type_id=offer.ticket_type_id, available=offer.free)
+    left = beyond_waiting(offer)
+    if offer.waited and quantity > left:
+        note_freed(TicketType, offer.ticket_type_id)  # what has lapsed since the last look is for who waits
+        raise SoldOut(ticket_type_id=offer.ticket_type_id, available=left, waiting_list=True)
 
 
 def judge_pools(offers: Iterable[Offer], wanted: Counter[int]) -> None:
@@ -331,7 +371,7 @@ def judge_pools(offers: Iterable[Offer], wanted: Counter[int]) -> None:
 
 # A buyer's pending orders, and the number of his next one. Nobody comes between: his row is locked, or the number is
 # taken.
-COUNT_PENDING = select(func.count()).where(PENDING_OF_BUYER).scalar_subquery()
+COUNT_PENDING = select(func.count()).where(PENDING_OF_BUYER, Order.offered.is_(false())).scalar_subquery()
 NEXT_NUMBER = select(func.coalesce(func.max(Order.number), 0) + 1).where(OF_BUYER).scalar_subquery()
 FEW_PENDING = bindparam("max_pending", type_=Integer) > COUNT_PENDING
 
@@ -380,7 +420,7 @@ def write_order(
     if promo:
         uses[promo.id] = sum(line.quantity for line in lines if line.uses_promo)
         versions[PromoCode, promo.id] = promo.rules_version
-    take_places(places, uses, versions, **{"held" if order.total else "sold": 1})
+    take_places(places, uses, versions, held=int(total > 0), sold=int(total == 0))
     rows = [{"order_id": order.id, **vars(line)} for line in lines]
     db.session.connection().execute(insert(OrderLine.__table__), rows)
     return order
@@ -443,8 +483,9 @@ def complete_free_order(order_id: int) -> dict[str, Any]:
 def one_statement() -> Select[*tuple[Any, ...]]:
     """The statement of `place_in_one_statement`: it locks the buyer and the event, takes the places, writes the order.
 
-    It judges as `judged_offers` does. The event is locked before the ticket type, not after it by the foreign key. A
-    ticket type that others changed meanwhile is judged anew by its row alone: so its rules must be those of the offer.
+    It judges as `judged_offers` does, and leaves to that what people wait for. The event is locked before the ticket
+    type, not after it by the foreign key. A ticket type that others changed meanwhile is judged anew by its row alone:
+    so its rules must be those of the offer.
     Its pool comes second and without a condition of its own: the pool's CHECK undoes the whole statement. A condition
     there would leave the ticket type counted and the pool not.
     """
@@ -470,6 +511,7 @@ def one_statement() -> Select[*tuple[Any, ...]]:
             quantity + pending_places() <= TicketType.max_per_order,
             quantity <= func.coalesce(left_for_buyer(), quantity),
             TicketType.hidden.is_(false()),
+            TicketType.waited == 0,
             has_room(TicketType, quantity),
             or_(TicketType.pool_id.is_(None), Pool.quantity - Pool.sold - Pool.counted >= quantity),
             amount == func.coalesce(bindparam("expected_total", type_=BigInteger), amount),
@@ -484,6 +526,7 @@ def one_statement() -> Select[*tuple[Any, ...]]:
         .where(
             types.c.id == offer.c.id,
             types.c.rules_version == offer.c.rules_version,
+            types.c.waited == 0,
             has_room(types.c, quantity),
         )
         .values(held=types.c.held + quantity)
@@ -522,6 +565,7 @@ def place_in_one_statement(
     placed like this; `place` finds out why.
     """
     wanted = together(lines)
+    refuse_at_once(buyer, wanted)
     if len(wanted) > 1 or db.engine.dialect.name != "postgresql" or "orders" not in db.engines:
         return None
     [(ticket_type_id, quantity)] = wanted.items()

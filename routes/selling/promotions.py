@@ -37,7 +37,7 @@ from routes.selling.catalogue import (
     refuse_others,
     ticket_type_json,
 )
-from routes.selling.places import lapse, lapse_for
+from routes.selling.places import lapse, lapse_for, note_freed
 from routes.selling.placing import promos_in
 
 
@@ -129,6 +129,7 @@ def edit_pool(pool: Pool, changes: Mapping[str, Any], *, versions: Versions = No
     if wanted is not None:
         fields.setdefault("name", pool.name)  # so that other ticket types alone are a new version too
     pool.set(fields)
+    note_freed(Pool, pool.id)
     changed = differences(pool, fields)
     if [it.id for it in old] != [it.id for it in new]:
         changed["ticket_types"] = [[it.id for it in old], [it.id for it in new]]

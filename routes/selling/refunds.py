@@ -26,6 +26,7 @@ from models import (
     RefundNotDue,
     RefundNotFailed,
     Ticket,
+    TicketsTransferred,
     db,
     line_amount,
     lock_rows,
@@ -66,6 +67,7 @@ def refund(
     named = tickets_named(order, tickets or ())
     if tickets is None and amount is None:
         named, amount = valid_tickets(order), payment.left if payment else 0
+        refuse_passed_on(order, named)
         let_go([order.id], was="paid", becomes="refunded")
     else:
         amount = price_of(order, named) if amount is None else amount
@@ -98,13 +100,22 @@ def valid_tickets(order: Order) -> list[Ticket]:
     return list(db.session.scalars(select(Ticket).where(Ticket.order_id == order.id, Ticket.status == "valid")))
 
 
+def refuse_passed_on(order: Order, tickets: Collection[Ticket]) -> None:
+    """What belongs to somebody else now is taken from him only where it is named."""
+    passed_on = [ticket.code for ticket in tickets if ticket.user_id != order.user_id]
+    if passed_on:
+        raise TicketsTransferred(tickets=passed_on)
+
+
 def price_of(order: Order, tickets: Collection[Ticket]) -> int:
     prices = {line.ticket_type_id: line.unit_price for line in order.items}
     return sum(line_amount(1, prices[ticket.ticket_type_id]) for ticket in tickets)
 
 
-def give_back(payment: Payment | None, amount: int, *, reason: str | None = None, by: int | None = None) -> None:
-    """Give back an amount of a locked payment, never more than is left of it: by hand now, by a provider soon."""
+def give_back(
+    payment: Payment | None, amount: int, *, reason: str | None = None, by: int | None = None, by_hand: bool = False
+) -> None:
+    """Give back an amount of a locked payment, never more than is left of it: by hand now, by its provider soon."""
     if not amount:
         return
     if payment is None:
@@ -115,24 +126,26 @@ def give_back(payment: Payment | None, amount: int, *, reason: str | None = None
         raise ExceedsPaid(left=payment.left)
     code = new_code()
     made = Refund(code=code, key=code, payment=payment, amount=amount, reason=reason, requested_by=by)
-    made.status = "requested" if payment.provider else "succeeded"
-    made.settled_at = None if payment.provider else now()
+    asked = payment.provider is not None and not by_hand
+    made.status, made.settled_at = ("requested", None) if asked else ("succeeded", now())
     payment.refunded += amount
     if payment.status == "confirmed" and not payment.left:
         payment.status = "refunded"
     db.session.add(made)
     db.session.flush()
-    if payment.provider:
+    if asked:
         note_work()
 
 
 def give_back_due(payment: Payment, *, by: int | None = None) -> None:
-    """Give back by hand a payment that bought nothing."""
-    lock_rows(select(Payment).where(Payment.id == payment.id)).one()
-    if payment.status != "refund_due" or payment.provider:
+    """Give back by hand a payment that bought nothing, or what its provider has failed to give back."""
+    payment = lock_payment(payment.id)
+    outcomes = {refund.status for refund in payment.refunds}
+    failed = "failed" in outcomes and not outcomes & {"requested", "pending"}
+    if not (payment.left and failed if payment.provider else payment.status == "refund_due"):
         raise RefundNotDue(status=payment.status)
     amount = payment.left
-    give_back(payment, amount, by=by)
+    give_back(payment, amount, by=by, by_hand=True)
     payment.status = "refunded"
     db.session.flush()
     returned = {"payment": [None, payment.id], "amount": [None, amount], "status": ["refund_due", "refunded"]}

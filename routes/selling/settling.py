@@ -22,6 +22,7 @@ from models import (
     PromoCode,
     ReferenceUsed,
     Ticket,
+    TicketsTransferred,
     TicketType,
     User,
     as_json,
@@ -42,9 +43,11 @@ from routes.selling.places import (
     Missed,
     abandon_checkouts,
     all_or_nothing,
+    beyond_waiting,
     lapse_for,
     let_go,
     lock_to_pay,
+    note_freed,
     take_places,
     uses_by,
     wanted_by,
@@ -58,6 +61,9 @@ def cancel(order: Order) -> None:
     if order.status != "pending" and (order.state != "paid" or order.total):
         raise OrderNotPending(status=order.status)
     was = order.state
+    passed_on = select(Ticket.id).where(Ticket.order_id == order.id, Ticket.user_id != order.user_id)
+    if was == "paid" and db.session.scalar(passed_on.limit(1)) is not None:
+        raise TicketsTransferred(tickets=[])  # their codes are not the buyer's
     let_go([order.id], was=was, becomes="canceled")
     db.session.expire(order, ["tickets"])
     if not acts_for_himself(order.user_id):
@@ -173,6 +179,8 @@ SELECT_TERMS = (
         ON_SALE_NOW.label("on_sale_now"),
         (TicketType.quantity - TicketType.sold - TicketType.held).label("free"),
         TicketType.pool_id,
+        TicketType.waited,
+        TicketType.waited_least,
         (Pool.quantity - Pool.sold - Pool.counted).label("pool_free"),
     )
     .join(TicketType.event)
@@ -208,7 +216,14 @@ def payable(order: Order, terms: Row[*tuple[Any, ...]]) -> bool:
     lapsed, nothing that a new one would not get."""
     if terms.status != "published" or terms.over:
         return False
-    return order.status == "pending" or terms.on_sale_now
+    if order.status == "pending":
+        return True
+    wanted = order.quantities[terms.id]
+    spare = beyond_waiting(terms, own=wanted if order.state == "pending" else 0)
+    if terms.waited and spare < wanted:
+        note_freed(TicketType, terms.id)
+        return False
+    return bool(terms.on_sale_now)
 
 
 def has_what_it_needs(
@@ -221,7 +236,7 @@ def has_what_it_needs(
     for it in terms:
         in_pools[it.pool_id] += order.quantities[it.id]
     return all(
-        it.free >= order.quantities[it.id] and (it.pool_id is None or it.pool_free >= in_pools[it.pool_id])
+        beyond_waiting(it) >= order.quantities[it.id] and (it.pool_id is None or it.pool_free >= in_pools[it.pool_id])
         for it in terms
     )
 

@@ -37,6 +37,7 @@ def settings() -> dict[str, Any]:
         "MAX_CONTENT_LENGTH": 1024 * 1024,
         "TRUSTED_PROXIES": env_int("TRUSTED_PROXIES", 0, least=0),
         "ORDER_HOLD_SECONDS": env_int("ORDER_HOLD_SECONDS", 900),
+        "OFFER_SECONDS": env_int("OFFER_SECONDS", 12 * 3600),
         "MAX_PENDING_ORDERS": env_int("MAX_PENDING_ORDERS", 20),
         "MAX_TICKETS_PER_ORDER": env_int("MAX_TICKETS_PER_ORDER", 200),
         "CURRENCY": env_capitals("CURRENCY", "USD", "[A-Z]{3}"),
