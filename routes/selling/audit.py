@@ -59,7 +59,7 @@ def visible(changes: Mapping[str, list[Any]]) -> dict[str, Any]:
 
 
 def differences(row: Any, names: Collection[str]) -> dict[str, list[Any]]:
-    """Old and new value of each of these fields that has another one now; to be asked before they are flushed."""
+    """The old and the new value of each of these fields that has changed. It is asked before they are flushed."""
     found = {}
     for name in sorted(names):
         history = inspect(row).attrs[name].history
@@ -70,7 +70,7 @@ def differences(row: Any, names: Collection[str]) -> dict[str, list[Any]]:
 
 
 def name_of(ticket: Ticket) -> str:
-    """How a ticket is named here: its code would let somebody in."""
+    """How a ticket is named here: not by its code, which would let somebody in."""
     return f"ticket:{code_hash(ticket.code)}"
 
 
