@@ -1,6 +1,7 @@
 """`flask demo` makes a season that keeps every rule, on an empty database only."""
 
 import re
+from collections import defaultdict
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -22,6 +23,7 @@ from models import (
     Ticket,
     TicketType,
     User,
+    caseless,
     db,
 )
 from routes.selling.inventory import check_inventory
@@ -100,15 +102,17 @@ class TestSeason:
         assert count(Order, Order.has_status(status), Order.state == status)
 
     def test_an_organizers_evening_has_all_that_organizers_use(self, inside):
-        [pool] = db.session.scalars(select(Pool))
+        id = db.session.scalar(select(Event.id).where(Event.name == "Open House at the Old Mill"))
+        [pool] = db.session.scalars(select(Pool).where(Pool.event_id == id))
         assert (pool.name, len(pool.members)) == ("Hall", 2)
         assert pool.sold and pool.counted
-        codes = {code.code: code for code in db.session.scalars(select(PromoCode))}
+        codes = {code.code: code for code in db.session.scalars(select(PromoCode).where(PromoCode.event_id == id))}
         assert set(codes) == {"EARLY-BIRD", "NEIGHBOUR", "MEMBERS"}
         assert all(code.used for code in codes.values())
-        assert count(TicketType, TicketType.hidden, TicketType.sold > 0) == 1
-        assert set(db.session.scalars(select(Appointment.role))) == {"manager", "door"}
-        assert count(Ticket, Ticket.attendee_name.is_not(None))
+        assert count(TicketType, TicketType.hidden, TicketType.sold > 0, TicketType.event_id == id) == 1
+        appointed = select(Appointment.role).where(Appointment.event_id == id)
+        assert set(db.session.scalars(appointed)) == {"manager", "door"}
+        assert count(Ticket, Ticket.attendee_name.is_not(None), Ticket.event_id == id)
         assert {"promo_code.created", "pool.created", "staff.appointed", "payment.taken"} <= set(
             db.session.scalars(select(Audit.action))
         )
@@ -130,6 +134,69 @@ class TestSeason:
     @pytest.mark.parametrize("status", ["valid", "used", "void"])
     def test_tickets_are_in_every_state(self, inside, status):
         assert count(Ticket, Ticket.status == status)
+
+    @pytest.mark.parametrize("kind", [PromoCode.percent > 0, PromoCode.amount > 0, PromoCode.unlocks])
+    def test_there_are_promo_codes_of_each_kind_with_orders(self, inside, kind):
+        assert count(PromoCode, kind, PromoCode.used > 0)
+        assert count(PromoCode, kind, PromoCode.id.in_(select(Order.promo_code_id).where(Order.state == "paid")))
+
+    def test_some_promo_codes_are_used_up(self, inside):
+        assert count(PromoCode, PromoCode.used + PromoCode.counted == PromoCode.max_uses)
+
+    def test_lines_with_a_promo_code_cost_what_it_says(self, inside):
+        lines = select(OrderLine, PromoCode).select_from(Order).join(Order.items).join(Order.promo)
+        lines = lines.where(OrderLine.uses_promo)
+        lines = db.session.execute(lines).all()
+        assert lines
+        assert all(promo.covers(line.ticket_type_id) for line, promo in lines)
+        assert all(line.unit_price == promo.price_of(line.full_price) for line, promo in lines)
+
+    def test_an_order_with_a_promo_code_has_a_line_with_it(self, inside):
+        with_code, uses = Order.promo_code_id.is_not(None), Order.items.any(OrderLine.uses_promo)
+        assert count(Order, with_code) == count(Order, uses) == count(Order, with_code, uses)
+
+    def test_hidden_ticket_types_are_sold_with_a_code_that_unlocks_them_alone(self, inside):
+        hidden = select(OrderLine.uses_promo).join(TicketType, TicketType.id == OrderLine.ticket_type_id)
+        assert set(db.session.scalars(hidden.where(TicketType.hidden))) == {True}
+        unlocking = db.session.scalars(select(PromoCode).where(PromoCode.unlocks)).all()
+        assert all(it.hidden for code in unlocking for it in code.applies_to)
+        assert all(code.applies_to for code in unlocking)
+
+    def test_adults_and_children_share_a_hall_that_is_smaller_than_their_places(self, inside):
+        pools = db.session.scalars(select(Pool)).all()
+        assert pools and all(len(pool.ticket_types) == 2 for pool in pools)
+        assert all(sum(it.quantity for it in pool.members) > pool.quantity for pool in pools)
+        assert any(pool.sold for pool in pools)
+
+    def test_each_fourth_event_has_a_manager_and_a_helper_at_the_door(self, inside):
+        appointed = select(Appointment.event_id, Appointment.role).order_by(Appointment.event_id, Appointment.role)
+        roles = defaultdict(list)
+        for event_id, role in db.session.execute(appointed):
+            roles[event_id].append(role)
+        assert len(roles) == 9 + 1 and all(both == ["door", "manager"] for both in roles.values())
+
+    @pytest.mark.parametrize("role, status", [("manager", 200), ("door", 403)])
+    def test_an_appointment_that_is_printed_is_good(self, season, role, status):
+        event, email = re.search(rf"^Of event (\d+), (\S+) is {role}\.$", season.output, re.M).groups()
+        client = season.test_client()
+        token = client.post("/login", json={"email": email, "password": PASSWORD}).get_json()["access_token"]
+        assert client.get(f"/events/{event}/promo-codes", headers=bearer(token)).status_code == status
+        assert client.get(f"/events/{event}/attendees", headers=bearer(token)).status_code == 200
+
+    def test_some_tickets_have_the_name_of_who_comes_that_can_be_searched_for(self, inside):
+        tickets = db.session.scalars(select(Ticket).where(Ticket.attendee_name.is_not(None))).all()
+        assert 0 < len(tickets) < count(Ticket)
+        assert all(ticket.attendee_folded == caseless(ticket.attendee_name) for ticket in tickets)
+
+    @pytest.mark.parametrize(
+        "action", ["event.changed", "pool.created", "promo_code.created", "staff.appointed", "order.refunded"]
+    )
+    def test_the_audit_says_who_did_it(self, inside, action):
+        entries = db.session.scalars(select(Audit).where(Audit.action == action, Audit.actor_id.is_not(None))).all()
+        assert entries and all(entry.actor.role in ("admin", "staff") and entry.changes for entry in entries)
+
+    def test_the_audit_has_no_names(self, inside):
+        assert all("SPRING15" not in str(entry.changes) for entry in db.session.scalars(select(Audit)))
 
     def test_nobody_is_inside_before_the_event(self, inside):
         early = select(Ticket.id).join(Ticket.event).where(Ticket.status == "used", Event.starts_at > func.now())

@@ -84,8 +84,7 @@ def sees_orders() -> bool:
 
 
 def hide_drafts(event_id: int, status: str | None) -> None:
-    """Raise NotFound for what is of a draft, given the event's status, but to admins and its managers; and where there
-    is no event."""
+    """Raise NotFound if there is no event, or if it is a draft and the user is neither an admin nor its manager."""
     if status is None or (status == "draft" and not edits(event_id)):
         raise NotFound
 
@@ -136,8 +135,8 @@ def named_event() -> int | None:
 def appointment_among(allowed: Collection[str]) -> str:
     """The current user's appointment for what the path is about, if it is allowed.
 
-    Else it is forbidden to who can see that, and not there for others. Of orders and tickets who is appointed for no
-    event learns nothing: those that there are and those that there are not are forbidden alike.
+    Else the call is forbidden to users who may see that, and a 404 for others. For orders and tickets, users who
+    are appointed for no event are forbidden in any case: they do not learn which there are.
     """
     kind, ids = asked_about()
     found = standing(current_user, kind, ids)
@@ -149,7 +148,7 @@ def appointment_among(allowed: Collection[str]) -> str:
 
 
 def asked_about() -> tuple[str, Mapping[str, Any]]:
-    """The kind of what the path is about, with its ids; of a list, the event that it is narrowed to."""
+    """The kind of what the path is about, with its ids; for a list, the event that it is narrowed to."""
     if request.view_args:
         return request.path.split("/")[1], request.view_args
     event_id = filtered_event()

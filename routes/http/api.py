@@ -20,7 +20,7 @@ from routes.http.views import View
 
 
 class IdConverter(IntegerConverter):
-    """An id in a path. One that no column can hold is a 404 like any other that is not there."""
+    """An id in a path. One that is too large for a column is a 404, like an id that does not exist."""
 
     regex = "[1-9][0-9]{0,9}"
     schema = {"type": "integer", "minimum": 1, "maximum": 2**31 - 1}
@@ -42,7 +42,7 @@ class CodeConverter(BaseConverter):
 
 
 class PromoConverter(BaseConverter):
-    """A promo code, as people type it. What can't be one is a 404 like any other."""
+    """A promo code, as people type it. A text that can't be one is a 404, like a code that does not exist."""
 
     regex = r"\s*[\w.-]{1,50}\s*"
     schema = {"type": "string", "minLength": 1, "maxLength": 50}
@@ -56,7 +56,7 @@ class ProviderConverter(BaseConverter):
 
 
 def tried_again(view: View) -> View:
-    """Make the call once more where others undid it (a deadlock, say), unless it has committed something."""
+    """Make the call a second time if the database undid it (a deadlock, say), unless it has committed something."""
 
     @wraps(view)
     def twice(*args: Any, **kwargs: Any) -> Any:

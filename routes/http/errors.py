@@ -81,7 +81,7 @@ def provider_unavailable(error: ProviderUnavailable) -> Response:
 
 
 def database_fault(error: DBAPIError | TimeoutError) -> Response:
-    """What is wrong with the database is a 503, and what is wrong with our statement the crash that it is."""
+    """A fault of the database is a 503. A mistake in a statement of ours is raised again: it is a bug."""
     fault = fault_of(error)
     if fault is None:
         raise error

@@ -64,7 +64,7 @@ def tags(given: str) -> set[str]:
 
 
 def expected_versions() -> set[str] | None:
-    """The versions that `If-Match` names, or None where anything goes."""
+    """The versions that `If-Match` names, or None where any will do."""
     given = request.headers.get("If-Match")
     if given is None or given.strip() == "*":
         return None

@@ -117,7 +117,7 @@ def told_in_a_sentence() -> Iterator[None]:
 
 
 def driver_line(error: Exception) -> str:
-    """What the driver says in its first line, or of several hosts in one for each; without the password."""
+    """The first line of what the driver says, or of several hosts one for each; without the password."""
     lines = str(getattr(error, "orig", error)).strip().splitlines() or ["no reason given"]
     line = "; ".join([line for line in lines if line.startswith("connection to server")] or lines[:1])
     password = db.engine.url.password

@@ -26,14 +26,14 @@ ALLOWED = [
 
 
 def answer_preflight() -> Response | None:
-    """For any path: where the preflight is a 404, the page sees a dead network instead of the 404 of its call."""
+    """Answer a preflight for any path. If it were a 404, pages would see a dead network and not their call's 404."""
     if request.method == "OPTIONS" and {"Origin", "Access-Control-Request-Method"} <= set(request.headers.keys()):
         return current_app.response_class(status=204)
     return None
 
 
 def finish(response: Response) -> Response:
-    """Nothing is stored by anybody on the way unless the call says otherwise."""
+    """Let nobody on the way store the answer, unless the call says otherwise."""
     response.headers["X-Request-ID"] = request.id
     if response.headers.get("Location", "").startswith("/"):
         response.headers["Location"] = request.root_path + response.headers["Location"]  # below a proxy's path
@@ -46,7 +46,7 @@ def finish(response: Response) -> Response:
 
 
 def forget(error: BaseException | None = None) -> None:
-    """What a request did not commit is gone with it, also where one app context is held open around many requests."""
+    """Forget what a request did not commit, also where one app context is held open around many requests."""
     if not db.session.registry.has():
         return
     act_as_nobody()

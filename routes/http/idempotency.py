@@ -46,7 +46,7 @@ class KeyClaim(Claim):
 
 
 def idempotent(view: View) -> View:
-    """Give the method a claim on its `Idempotency-Key`, to keep its answer with; who repeats the call gets that."""
+    """Give the method a claim on its `Idempotency-Key`, to keep its answer with. A repeated call gets that answer."""
 
     @wraps(view)
     def once(self: Any, args: dict[str, Any], **kwargs: Any) -> Any:
@@ -63,7 +63,7 @@ def idempotent(view: View) -> View:
 
 
 def fingerprint() -> str:
-    """What tells two bodies apart as JSON: neither spaces nor the order of fields."""
+    """A text that is the same for the same JSON, whatever its spaces and the order of its fields."""
     try:
         body = request.json_object if request.get_data() else None  # a body may be missing where it is optional
         return sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()

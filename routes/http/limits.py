@@ -18,7 +18,7 @@ from routes.selling.accounts import Credentials, WrongPassword
 
 
 def client() -> str:
-    """Who is asking: the address, or its /64 in IPv6, of which one client has as many as it likes."""
+    """Who is asking: the address, or in IPv6 its /64, where one client has all addresses."""
     return network_of(64)
 
 
@@ -40,7 +40,7 @@ def network_of(bits: int) -> str:
 
 
 def without_port(given: str) -> str:
-    """Some proxies name the client's port too, which is another one each time."""
+    """The address alone. Some proxies add the client's port, which is another one each time."""
     try:
         return urlsplit(f"//{given}").hostname or given
     except ValueError:
@@ -61,7 +61,7 @@ def client_and_account() -> str:
 
 
 def log_breach(limit: RequestLimit) -> None:
-    """Without the client's address, which the extension's own line has."""
+    """Log a limit that was reached, without the client's address, which the extension's own line has."""
     current_app.logger.warning("limit reached", extra={"call": request.path, "limit": str(limit.limit)})
 
 

@@ -38,7 +38,7 @@ def log_request(environ: Mapping[str, Any], status: int, seconds: float) -> None
 
 
 class Discreet(logging.Formatter):
-    """Leaves out of a traceback where PostgreSQL quotes the row or the statement it complains of."""
+    """Leaves out of a traceback what PostgreSQL quotes of a row or a statement."""
 
     def formatException(self, info: Any) -> str:
         quoted = r"^(DETAIL|CONTEXT|LINE \d+):.*?(?=^\[SQL|^$|\Z)"

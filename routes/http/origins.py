@@ -27,7 +27,7 @@ def origins(listed: str) -> list[str | re.Pattern[str]]:
 
 
 def leads_back(url: str, listed: str) -> bool:
-    """Whether the address is of one of the origins. Of what browsers read in another way than we do, none is."""
+    """Whether the address belongs to one of the origins. One that browsers read in another way than we do does not."""
     parts = urlsplit(url)
     if "\\" in url or "@" in parts.netloc or not parts.hostname:
         return False
@@ -66,7 +66,7 @@ def host_of(host: str, origin: str) -> str:
 
 
 def is_number(label: str) -> bool:
-    """Whether browsers take a host that ends so for an address."""
+    """Whether browsers take a host with this last part for an address."""
     return re.fullmatch("[0-9]+|0x[0-9a-f]*", label) is not None
 
 

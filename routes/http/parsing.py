@@ -106,7 +106,7 @@ class ClosedParser(reqparse.RequestParser):
         return values
 
     def unknown_fields(self) -> Iterator[str]:
-        """Their names, as far as UTF-8 can hold them; no more and no longer than helps."""
+        """The names of unknown fields, as far as UTF-8 can hold them; as many and as much of them as helps."""
         known = {field.name for field in self.args}
         names = (name for name in request.json_object if name not in known)
         return (name[:100].encode(errors="replace").decode() for name in islice(names, 20))
@@ -219,7 +219,7 @@ class Lines(Text):
 
 
 class Words(Lines):
-    """A text of so many words at `most`: each of them costs a look at every row."""
+    """A text of at most so many words, as each of them costs a look at every row."""
 
     def __init__(self, longest: int, *, most: int) -> None:
         super().__init__(longest)
@@ -234,7 +234,7 @@ class Words(Lines):
 
 
 class Reference(Text):
-    """A text in which all can be seen, so that nobody takes two for the same."""
+    """A text without invisible characters, so that nobody takes two for the same."""
 
     unseen = ""
     refused = Text.refused + UNSEEN
@@ -361,7 +361,7 @@ class Choices(Choice):
 
 
 class Moment(AnyText):
-    """A time in ISO 8601 with an offset, taken to UTC, from 1970 to 9999."""
+    """A time in ISO 8601 with an offset, converted to UTC, from 1970 to 9999."""
 
     schema = {"type": "string", "format": "date-time"}
     pattern = re.compile(r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d(:\d\d([.,]\d{1,9})?)?([Zz]|[+-]\d\d(:?[0-5]\d)?)", re.ASCII)
@@ -379,7 +379,7 @@ class Moment(AnyText):
 
 
 class Time(Moment):
-    """One that is kept: to the second, as it will be shown."""
+    """A moment that is stored: to the second, as it will be shown."""
 
     def __call__(self, value: Any) -> Any:
         return super().__call__(value).replace(microsecond=0)
@@ -429,14 +429,14 @@ class Codes:
 
 
 class ShownCode(Text):
-    """What was shown at a door for a code, in the form in which codes are stored: perhaps it is none."""
+    """What was shown at a door as a code, in the form in which codes are stored. It may be no code at all."""
 
     def __call__(self, value: Any) -> str:
         return Codes.between.sub("", super().__call__(value)).upper()
 
 
 class Many:
-    """A list of `least` to `most` values of one type, each once."""
+    """A list of `least` to `most` different values of one type."""
 
     def __init__(self, type: Type, *, most: int, least: int = 0) -> None:
         self.type, self.least, self.most = type, least, most

@@ -96,7 +96,7 @@ def text_claim(token: Mapping[str, Any], name: str) -> str:
 
 
 def generation_of(token: Mapping[str, Any]) -> int:
-    """Which of its log-in's refresh tokens it is. Those from before they were counted are the first."""
+    """Which of its log-in's refresh tokens this is. Those from before they were counted are the first."""
     generation = token.get("generation", 0)
     if type(generation) is not int or not 0 <= generation < 2**31 - 1:
         raise JWTDecodeError("Not readable")

@@ -50,7 +50,7 @@ from routes.selling.mails import is_configured
 
 
 class CurrentUser(NamedTuple):
-    """Who asks: what the database says, and not the token."""
+    """The user who makes the call, as the database knows him, and not the token."""
 
     id: int
     role: str
@@ -177,7 +177,7 @@ SELECT_CREDENTIALS = select(User.id, User.email, User.password, User.token_versi
 
 
 def credentials_by_email(email: str) -> Credentials:
-    """Those of the active account with this address, or such that nothing proves."""
+    """The credentials of the active account with this address, or some that no password matches."""
     with suppress(ValueError):
         email = normal_email(email)
         with autocommit_connection() as connection:

@@ -37,7 +37,7 @@ class Standing(NamedTuple):
 
 
 def select_standing(key: ColumnElement[Any], *joins: Any, sees: ColumnElement[bool]) -> Select[*tuple[Any, ...]]:
-    """The query of the appointment for what has this key, and of whether who has none but that sees it."""
+    """The query of the user's appointment for what has this key, and of whether he sees it without one."""
     appointed = and_(Appointment.event_id == Event.id, Appointment.user_id == bindparam("user"))
     rows = select(Appointment.role, sees.label("sees")).select_from(Event)
     for join in joins:
@@ -100,7 +100,7 @@ def works_somewhere(user_id: int) -> bool:
 
 
 def appoint(event_id: int, user_id: int, role: str, *, over: Collection[str] = APPOINTMENTS) -> Appointment:
-    """Give a user this role at the event. Who calls may give, and take in its place, only those that are `over` to him.
+    """Give a user this role at the event. It and the role that it replaces must be among `over`, the caller's to give.
 
     The event is not deleted meanwhile.
     """
@@ -121,7 +121,7 @@ def appoint(event_id: int, user_id: int, role: str, *, over: Collection[str] = A
 
 
 def dismiss(event_id: int, user_id: int, *, over: Collection[str] = APPOINTMENTS) -> None:
-    """End an appointment, if its role is among those that are `over` to who calls."""
+    """End an appointment, if its role is among `over`, the caller's to give."""
     lock_for_appointment(user_id)
     found = db.session.get(Appointment, (event_id, user_id), populate_existing=True)
     if found is None:

@@ -1,6 +1,6 @@
 """The audit: who changed what, written by the verb that changes it, in its transaction, and never touched again."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from functools import cache
 from typing import Any
 
@@ -50,12 +50,16 @@ def record_of_provider(action: str, subject: str, event_id: int | None = None, *
 
 
 def write(action: str, subject: str, event_id: int | None, changes: dict[str, list[Any]], **actor: Any) -> None:
-    shown = {name: json_value(pair, ()) if name in SHOWN else [None, None] for name, pair in changes.items()}
-    db.session.add(Audit(action=action, subject=subject, event_id=event_id, changes=shown, **actor))
+    db.session.add(Audit(action=action, subject=subject, event_id=event_id, changes=visible(changes), **actor))
+
+
+def visible(changes: Mapping[str, list[Any]]) -> dict[str, Any]:
+    """What an entry says of the changes."""
+    return {name: json_value(pair, ()) if name in SHOWN else [None, None] for name, pair in changes.items()}
 
 
 def differences(row: Any, names: Collection[str]) -> dict[str, list[Any]]:
-    """Old and new value of each of these fields that has another one now; to be asked before they are flushed."""
+    """The old and the new value of each of these fields that has changed. It is asked before they are flushed."""
     found = {}
     for name in sorted(names):
         history = inspect(row).attrs[name].history
@@ -66,7 +70,7 @@ def differences(row: Any, names: Collection[str]) -> dict[str, list[Any]]:
 
 
 def name_of(ticket: Ticket) -> str:
-    """How a ticket is named here: its code would let somebody in."""
+    """How a ticket is named here: not by its code, which would let somebody in."""
     return f"ticket:{code_hash(ticket.code)}"
 
 

@@ -100,13 +100,13 @@ def lock_row(model: type[Any], id: int, *, versions: Versions) -> None:
 
 
 def judge_version(version: int | None, versions: Versions) -> None:
-    """Judge a locked row: of two who change one version at once, the second is told."""
+    """Refuse an outdated version of a locked row: of two who change one version at once, the second is told."""
     if versions is not None and str(version) not in versions:
         raise Outdated
 
 
 def lock_from_all(model: type[Any], id: int, *, versions: Versions) -> None:
-    """Lock a row, if it is still there, also from new rows that would refer to it."""
+    """Lock a row, if it is still there, and let nobody add rows that refer to it."""
     version = lock_rows(select(model.version).where(model.id == id), key_share=False).one_or_none()
     judge_version(version, versions)
 
@@ -182,7 +182,7 @@ def of_event(event_id: int) -> ColumnElement[bool]:
 
 
 def ordered(event_id: int) -> bool:
-    """Whether anybody ever has, whatever has become of it."""
+    """Whether anybody has ever ordered, whatever became of it."""
     return found(select(Order.id).where(Order.event_id == event_id))
 
 
@@ -209,7 +209,7 @@ def lock_orders(orders: ColumnElement[bool]) -> list[int]:
 
 
 def refuse_others(orders: ColumnElement[bool], locked: list[int]) -> None:
-    """Raise HasOrders where an order has come that was not there to be `locked`."""
+    """Raise HasOrders where there is an order that came too late to be `locked`."""
     if db.session.scalars(select(func.count(Order.id)).where(orders)).one() > len(locked):
         raise HasOrders
 
@@ -225,7 +225,7 @@ def delete_orders(ids: list[int]) -> None:
 def delete_event(event: Event, *, versions: Versions = None) -> None:
     """Delete it with its ticket types and the orders that came to nothing, unless somebody has ordered.
 
-    Nobody can order once its row is locked; so then it is looked for new orders again.
+    Nobody can order once its row is locked. So orders are looked for a second time then.
     """
     orders = lock_orders(of_event(event.id))
     lock_from_all(Event, event.id, versions=versions)
@@ -303,7 +303,7 @@ def copy_at(event: Event, types: Sequence[TicketType], pools: Sequence[Pool], st
 
 
 def mover(event: Event, start: datetime) -> Callable[[datetime], datetime]:
-    """How the times of an event move where it is to begin at `start`: by the clock on its wall."""
+    """How the times of an event move if it is to begin at `start`: by the local clock."""
     zone = ZoneInfo(event.time_zone)
 
     def local(time: datetime) -> datetime:
@@ -463,7 +463,7 @@ def without_hidden(event: dict[str, Any]) -> dict[str, Any]:
 
 
 def changed_event(id: int) -> dict[str, Any]:
-    """What `read_event` will answer after the commit. Somebody may delete the event as soon as it is made."""
+    """What `read_event` will answer after the commit. It is made before, as somebody may delete the event after it."""
     return whole_event(db.session.connection(), id) or {}
 
 

@@ -91,7 +91,7 @@ def hold_longer(order: Order) -> None:
 
 
 def page_request(checkout: Checkout) -> PaymentRequest:
-    """What the page is made of: nothing but what is stored."""
+    """What the page is made of: only what is stored."""
     order = checkout.order
     return PaymentRequest(
         code=checkout.code,
@@ -119,7 +119,7 @@ def write_started(id: int, started: Started) -> Checkout:
 
 
 def write_declined(id: int) -> None:
-    """There is no page, and will be none by this code."""
+    """There is no page, and there never will be one with this code."""
     checkout = lock_checkout(id)
     if checkout.status in ("starting", "abandoned") and checkout.reference is None:
         checkout.status = "expired"

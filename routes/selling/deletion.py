@@ -70,15 +70,17 @@ def close_orders(user_id: int) -> None:
 
 
 def has_tickets(user_id: int) -> bool:
-    """Whether he may still come in somewhere. Nobody pays for him any more, as his orders are locked."""
+    """Whether he may still come in somewhere. As his orders are locked, nobody pays for him meanwhile."""
     valid = select(Ticket.id).join(Ticket.event)
     valid = valid.where(Ticket.user_id == user_id, Ticket.status == "valid", Event.ends_at > now())
     return db.session.scalar(valid.limit(1)) is not None
 
 
 def forget_answers(user: User) -> None:
-    """His name and address in what is kept for keys: his own go, and those about his tickets, which may have other
-    names on them. In others', about orders that he placed or took money for, they are replaced.
+    """Forget his name and address in the answers that are kept for keys.
+
+    His own answers are deleted, and those about his tickets, which may have other names on them. In others'
+    answers, about orders that he placed or took money for, they are replaced.
     """
     taken = select(Payment.order_id).where(Payment.taken_by == user.id)
     orders = select(Order.code).where(or_(Order.user_id == user.id, Order.id.in_(taken)))
@@ -109,7 +111,7 @@ def value_in_json(text: str) -> str:
 
 
 def forget_mails(user_id: int) -> None:
-    """What waits is told to nobody any more. What was sent stays on the list, without the address."""
+    """His waiting mails are not sent. Those that were sent stay on the list, without the address."""
     db.session.execute(delete(MailToken).where(MailToken.user_id == user_id), execution_options=UNSYNCHRONIZED)
     mails = Mail.user_id == user_id
     waiting = delete(Mail).where(mails, Mail.has_status("waiting"))

@@ -50,8 +50,8 @@ def links_mailed(user_id: SQLColumnExpression[int]) -> ColumnElement[int]:
 def request_reset(email: str) -> None:
     """Mail a link for a new password to who has this address, if anybody has.
 
-    Whether there is an account, an open one, and few mails to it, decides nothing but what the one INSERT writes: in
-    any case there are the same statements and something to commit, so that it takes the same time.
+    Whether there is an active account, and how many mails it got, decides only what the one INSERT writes. So there
+    are always the same statements and something to commit, and it always takes the same time.
     """
     require_mail()
     address = address_or_none(email)
@@ -113,7 +113,7 @@ def request_verification(user_id: int) -> None:
 
 
 def mail_verification(user: User, address: str) -> None:
-    """To an account whose row is locked: so that at most so many are written, however many ask at once."""
+    """Mail the link to an account whose row is locked, so that the limit holds however many ask at once."""
     if cast(int, db.session.scalar(select(links_mailed(literal(user.id))))) >= MOST_AN_HOUR:
         raise TooOften
     tell("verify_address", user.id, f"{user.id}-{random_id()}", to_email=address, stamp=user.token_version)
@@ -177,7 +177,7 @@ def user_of(kind: str, token: str) -> int:
 
 
 def use_up(kind: str, token: str) -> Used:
-    """Of two who use a token at once, one does. The user's row is locked first, as whoever ends tokens locks it."""
+    """Use a token: of two who do at once, one succeeds. The user's row is locked first, as by who ends tokens."""
     used = delete(MailToken).where(is_good(kind, token)).returning(MailToken.user_id, MailToken.email)
     row = db.session.execute(used, execution_options=UNSYNCHRONIZED).one_or_none()
     if row is None:

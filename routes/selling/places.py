@@ -326,8 +326,7 @@ def lapse_for(wanted: Wanted, *, codes: Collection[int] = (), skip_locked: bool 
 
 
 def lapsed_orders(wanted: Wanted) -> set[int]:
-    """Ids of lapsed orders that have what is `wanted`, or all there are, and of a few more, so that not each one who
-    comes has to look for them."""
+    """Ids of lapsed orders that have what is `wanted`, or of all; and some more, for the next buyers not to look."""
     return {id for item in wanted.items() for id in db.session.scalars(lapsed_orders_of(*item))}
 
 

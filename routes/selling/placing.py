@@ -178,7 +178,7 @@ def judge_total(lines: Iterable[Line], expected: int | None) -> None:
 
 
 def lock_buyer(id: int) -> User:
-    """His orders count one after the other. His account may have been closed since he was looked at."""
+    """Let his orders count one after the other. His account may have been closed since it was read."""
     user: User | None = lock_rows(select(User).where(User.id == id, User.active)).one_or_none()
     if user is None:
         raise Missing

@@ -101,7 +101,7 @@ def valid_tickets(order: Order) -> list[Ticket]:
 
 
 def refuse_passed_on(order: Order, tickets: Collection[Ticket]) -> None:
-    """What belongs to somebody else now is taken from him only where it is named."""
+    """Refuse to take a ticket from somebody else who has it now, unless it is named."""
     passed_on = [ticket.code for ticket in tickets if ticket.user_id != order.user_id]
     if passed_on:
         raise TicketsTransferred(tickets=passed_on)
@@ -234,7 +234,7 @@ def put_off(id: int, attempts: int) -> None:
 
 
 def make_due(provider: str) -> None:
-    """All that the provider has not finished is due now, but for what is being asked for."""
+    """Make due now all that the provider has not finished, but for what is being asked for."""
     of_provider = Refund.payment_id.in_(select(Payment.id).where(Payment.provider == provider))
     open_ones = Refund.status.in_(("requested", "pending")), of_provider, Refund.due_at > now(LEASE)
     db.session.execute(update(Refund).where(*open_ones).values(due_at=now()), execution_options=UNSYNCHRONIZED)

@@ -36,7 +36,7 @@ def find_attendees(q: str) -> dict[str, str]:
 
 
 def part(text: str) -> str:
-    """The pattern of LIKE for what has this text in it; `/` takes the meaning from what follows."""
+    """The pattern of LIKE for all that has this text in it; `/` escapes what follows."""
     return "%" + re.sub("([/%_])", r"/\1", text) + "%"
 
 
@@ -104,7 +104,7 @@ def sales_of_types(event: Event) -> list[dict[str, Any]]:
 
 
 def shown(figures: dict[str, Any]) -> dict[str, Any]:
-    """The figures of a ticket type, of whose own free places its pool may not have as many."""
+    """The figures of a ticket type. Its pool may have fewer places free than itself."""
     own, pool_free = figures["available"], figures["pool_free"]
     rest = {name: value for name, value in figures.items() if not name.startswith("pool_")}
     return rest | {"available": TicketType.least(own, pool_free)}

@@ -70,27 +70,25 @@ class Call:
         log_request(self.environ, status, time.perf_counter() - self.began)
 
 
-class Front:
-    """The ASGI application of one process."""
+class Threads:
+    """The few threads that answer calls. `unfinished` counts what they are given and have not done yet."""
 
-    def __init__(self, app: Flask) -> None:
-        self.app, self.longest = app, app.config["MAX_CONTENT_LENGTH"]
-        self.calls = self.body_bytes = 0
-        self.threads, self.unfinished = app.config["THREADS"], 0
+    def __init__(self, many: int) -> None:
+        self.many, self.unfinished = many, 0
         self.jobs: SimpleQueue[Callable[[], None]] = SimpleQueue()
-        for _ in range(self.threads):
-            Thread(target=self.work, daemon=True).start()
+        for _ in range(many):
+            Thread(target=self.serve, daemon=True).start()
 
-    def work(self) -> None:
+    def serve(self) -> None:
         while True:
             self.jobs.get()()
 
-    def in_thread(self, job: Callable[[], Result], claim: Callable[[], bool] | None = None) -> asyncio.Future[Result]:
+    def run(self, job: Callable[[], Result], claim: Callable[[], bool] | None = None) -> asyncio.Future[Result]:
         """What the job returns or raises. An executor does the same at twice the cost."""
         loop = asyncio.get_running_loop()
         done: asyncio.Future[Result] = loop.create_future()
 
-        def run() -> None:
+        def work() -> None:
             if claim and not claim():
                 return
             try:
@@ -100,13 +98,34 @@ class Front:
             loop.call_soon_threadsafe(self.finish, done, settle)
 
         self.unfinished += 1
-        self.jobs.put(run)
+        self.jobs.put(work)
         return done
 
     def finish(self, done: asyncio.Future[Result], settle: Callable[[], None]) -> None:
         self.unfinished -= 1
         if not done.done():
             settle()
+
+    def drop(self) -> None:
+        """Count a job as done that its caller has claimed: no thread will."""
+        self.unfinished -= 1
+
+    @property
+    def all_busy(self) -> bool:
+        return self.unfinished >= self.many
+
+    @property
+    def full(self) -> bool:
+        return self.unfinished >= self.many + WAITING
+
+
+class Front:
+    """The ASGI application of one process."""
+
+    def __init__(self, app: Flask) -> None:
+        self.app, self.longest = app, app.config["MAX_CONTENT_LENGTH"]
+        self.calls = self.body_bytes = 0
+        self.threads = Threads(app.config["THREADS"])
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
         self.calls += 1
@@ -159,18 +178,18 @@ class Front:
 
     async def answer(self, call: Call, receive: Receive) -> Body | None:
         """Answer here what takes no time, and the rest in a thread once one is free."""
-        if self.unfinished >= self.threads + WAITING:
+        if self.threads.full:
             call.environ.setdefault(REFUSAL, busy())
         if REFUSAL in call.environ or asks_no_database(call.environ):
             return self.begin(call)
-        waits = self.unfinished >= self.threads
-        answer = self.in_thread(partial(self.begin, call), call.claim)
+        waits = self.threads.all_busy
+        answer = self.threads.run(partial(self.begin, call), call.claim)
         if waits:
             gone = asyncio.ensure_future(client_left(receive))
             await asyncio.wait({answer, gone}, return_when=asyncio.FIRST_COMPLETED)
             gone.cancel()
             if not answer.done() and call.claim():
-                self.unfinished -= 1
+                self.threads.drop()
                 call.log(CLIENT_LEFT)
                 call.environ.clear()  # the thread that comes upon the call finds nothing to do
                 return None
@@ -206,7 +225,7 @@ class Front:
         status = CLIENT_LEFT
         try:
             while not gone.done():
-                chunk = await self.in_thread(partial(next, rest, None))
+                chunk = await self.threads.run(partial(next, rest, None))
                 await call.send({"type": "http.response.body", "body": chunk or b"", "more_body": chunk is not None})
                 if chunk is None:
                     status = call.status
@@ -216,7 +235,7 @@ class Front:
             logger.exception("An answer broke off", extra={"request_id": call.environ[NOTED]["request_id"]})
         finally:
             gone.cancel()
-            await self.in_thread(rest.close)
+            await self.threads.run(rest.close)
             call.log(status)
 
 
