@@ -17,16 +17,15 @@ def upgrade() -> None:
     connection = op.get_bind()
     if connection.dialect.name != "postgresql":
         return
+    columns = ", ".join(f"{text} gin_trgm_ops" for text in TEXTS)
     try:
         if not connection.scalar(AVAILABLE):
             raise LookupError("it is not installed on this server")
         with connection.begin_nested():
             op.execute("CREATE EXTENSION IF NOT EXISTS pg_trgm")
+            op.execute(f"CREATE INDEX ix_events_words ON events USING gin ({columns})")
     except (LookupError, sa.exc.DBAPIError) as error:
-        logger.warning("The extension pg_trgm can't be had, so a search reads all events: %s", error)
-        return
-    columns = ", ".join(f"{text} gin_trgm_ops" for text in TEXTS)
-    op.execute(f"CREATE INDEX ix_events_words ON events USING gin ({columns})")
+        logger.warning("The extension pg_trgm can't be used, so a search reads all events: %s", error)
 
 
 def downgrade() -> None:
