@@ -8,7 +8,6 @@ import secrets
 import time
 
 import click
-from flask import current_app
 from flask.cli import with_appcontext
 from sqlalchemy import select, text
 
@@ -17,7 +16,6 @@ from routes.commands.checks import checked
 from routes.commands.demo_programs import PROGRAMS
 from routes.commands.demo_rows import TABLE_COLUMNS, finish, on_postgresql, sum_up
 from routes.commands.demo_season import Season
-from routes.commands.evening import add_evening
 from routes.http.faults import told_in_a_sentence
 from routes.http.parsing import Password
 
@@ -48,8 +46,6 @@ def demo(events: int, users: int, orders: int, seed: int, password: str) -> None
             bar.update(made)
     sum_up()
     finish()
-    current_app.config["SMTP_URL"] = ""  # nobody has these addresses
-    add_evening(season.people.buyers, till=season.people.staff[1])
     db.session.commit()
     seconds = time.perf_counter() - began
     click.echo(f"{season.rows.written:,} rows in {seconds:.1f} s, {season.rows.written / seconds:,.0f} a second.")
