@@ -20,6 +20,7 @@ SETTINGS = "parametersResolution=Example,enableOptionalParameters=false"
 
 REFUSED = {
     "PATCH /categories/:id": "name_taken",  # by the request before
+    "POST /events/:id/waiting": "Not Found",  # for a ticket type of that event, which is sold out
     "POST /sign-up": "email_taken",
     "POST /webhooks/:provider": "The signature is not good",  # none but the provider's is
 }
